@@ -1,0 +1,172 @@
+"""What an attack is: what it needs, what it knows how to undo, and what it hands back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from federation.errors import UsageError
+from federation.messages import Transcript
+from federation.options import build_with_options
+from federation.registry import Registry, load_class_from_file
+from federation.threat import Ciphertext, Nothing, Observation, PlainModel, SparseLayers, Victim
+
+ATTACKS: Registry[type[Attack]] = Registry("attack", "keyhole.attacks")
+
+History: TypeAlias = Sequence[Observation]
+"""Observations over rounds, in order; the harness loads each from disk when it is looked at."""
+
+
+class Need(StrEnum):
+    """What an attack may require of every observation."""
+
+    PLAIN_MODEL = "an update that can be evaluated as a model"
+    SPARSE_LAYERS = "sparse keyed layers"
+    SINGLE_STEP = "updates of a single local step"
+    SINGLE_IMAGE = "updates made from a single image"
+    AUXILIARY = "auxiliary images"
+    TRANSCRIPT = "the envelopes themselves"
+    HELD = "the state of the parties that the position holds"
+    SCHEME = "the public description of the defense"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much an attack may compute, per victim.
+
+    Attributes:
+        evaluations: gradient evaluations for each restart.
+        restarts: independent starts; the attack picks among them by its own objective.
+    """
+
+    evaluations: int
+    restarts: int = 1
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack claims about one victim.
+
+    Attributes:
+        images: float [image_count, C, H, W] in [0, 1].
+        labels: int64 [image_count] as the attack believes them, or None.
+        objective: the attack's own final objective (lower is better to it), or None where it had no signal.
+        evaluations: gradient evaluations spent on this victim.
+        seconds: wall-clock seconds spent on this victim (the call's, shared out).
+        recovered_weights: true weights that it claims to have recovered, by name.
+        findings: further figures by name.
+        key_claims: what it claims about keys, by name; the defense scores them.
+        note: in words, what a reader of the row should know (such as that there was no signal).
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    objective: float | None
+    evaluations: int
+    seconds: float
+    recovered_weights: Mapping[str, Tensor] | None = None
+    findings: Mapping[str, float] = field(default_factory=dict)
+    key_claims: Mapping[str, Tensor] = field(default_factory=dict)
+    note: str = ""
+
+
+class Attack(ABC):
+    """An attack: options fixed at construction, one call that reconstructs all victims of a cell.
+
+    A subclass is a frozen dataclass whose fields are its options, decorated with `@ATTACKS.register("name")`.
+
+    Attributes:
+        name: as in the registry and in every table.
+        reference: the paper that it implements.
+        needs: what every observation must offer; the harness checks it before it runs the attack, and hands the attack
+            nothing of an observation's optional parts that is not named here.
+        undoes: the keyed schemes that it knows how to undo without their key; with any other in place the attack is
+            oblivious to it.
+    """
+
+    name: ClassVar[str]
+    reference: ClassVar[str] = ""
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PLAIN_MODEL})
+    undoes: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def reconstruct(
+        self, history: History, victims: Sequence[Victim], *, generator: torch.Generator, budget: Budget
+    ) -> list[Reconstruction]:
+        """Reconstruct every victim.
+
+        Args:
+            history: what the adversary observed.
+            victims: which updates to reconstruct; all of a cell at once.
+            generator: the only source of randomness.
+            budget: gradient evaluations and restarts.
+
+        Returns:
+            One reconstruction a victim, in the order given.
+        """
+
+
+def missing_need(attack: type[Attack] | Attack, observation: Observation) -> str | None:
+    """The first need of `attack` that `observation` does not meet, in words, or None."""
+    facts, view = observation.facts, observation.view
+    always = dict.fromkeys([Need.TRANSCRIPT, Need.HELD, Need.SCHEME], True)
+    met = always | {
+        Need.PLAIN_MODEL: isinstance(view, PlainModel),
+        Need.SPARSE_LAYERS: isinstance(view, SparseLayers),
+        Need.SINGLE_STEP: facts.steps == 1,
+        Need.SINGLE_IMAGE: facts.steps == 1 and facts.batch_size == 1,
+        Need.AUXILIARY: observation.auxiliary is not None,
+    }
+    unmet = sorted(need.value for need in attack.needs if not met[need])
+    if not unmet:
+        return None
+    seen = {Ciphertext: "ciphertext", Nothing: "nothing"}.get(type(view), "something else")
+    return f"needs {unmet[0]}" + (f" (it reads {seen})" if "model" in unmet[0] or "layers" in unmet[0] else "")
+
+
+def restricted(observation: Observation, needs: frozenset[Need]) -> Observation:
+    """The observation with only those of its optional parts that an attack declared that it needs.
+
+    What an attack cannot see cannot change what it does, so that one run of it serves every adversary to whom the rest
+    looks the same.
+    """
+    return replace(
+        observation,
+        transcript=observation.transcript if Need.TRANSCRIPT in needs else Transcript(),
+        held=observation.held if Need.HELD in needs else {},
+        scheme=observation.scheme if Need.SCHEME in needs else {},
+        auxiliary=observation.auxiliary if Need.AUXILIARY in needs else None,
+    )
+
+
+def prior_guess(observation: Observation, victim: Victim) -> Reconstruction:
+    """What remains without any signal: the mean auxiliary image where there is one, else uniform grey."""
+    if observation.auxiliary is not None:
+        image = observation.auxiliary.pixels.mean(dim=0)
+    else:
+        image = torch.full(observation.network.image_shape, 0.5)
+    images = image.expand(victim.image_count, *image.shape).clone()
+    return Reconstruction(images, None, None, evaluations=0, seconds=0.0, note="no signal: the prior guess")
+
+
+def build_attack(reference: str, options: Mapping[str, object] | None = None) -> Attack:
+    """The attack that `reference` names, with its options checked.
+
+    Args:
+        reference: a registered name, or `path/to/file.py:ClassName`.
+        options: values for the attack's fields.
+
+    Raises:
+        UsageError: for unknown names (with near matches) and options that do not exist or fit.
+    """
+    attack_class: Any = load_class_from_file(reference) if ".py:" in reference else ATTACKS.get(reference)
+    if not issubclass(attack_class, Attack):
+        raise UsageError(f"{reference} is not an attack: it does not derive from attacks.base.Attack")
+    built: Attack = build_with_options(attack_class, options or {}, f"attack {reference!r}")
+    return built

@@ -1,0 +1,104 @@
+"""Minimising T independent functions together, one batched evaluation a step.
+
+An optimiser is a configuration; `start` makes a search. A search says where to evaluate next (`point`), is told what was
+found there (`advance`), and never evaluates anything itself: whoever drives it counts every evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Projection = Callable[[Tensor], Tensor]
+"""Points [T, D] -> the nearest allowed points [T, D]."""
+
+
+class Search(Protocol):
+    """T minimisations under way.
+
+    Attributes:
+        point: where each trial wants to be evaluated next, [T, D].
+        stopped: trials that have nothing left to evaluate, bool [T]: converged, stuck or failed.
+        failed: trials that met a value or gradient that was not finite and could not step around it, bool [T].
+    """
+
+    point: Tensor
+    stopped: Tensor
+    failed: Tensor
+
+    def advance(self, value: Tensor, gradient: Tensor) -> None:
+        """Take in the values [T] and gradients [T, D] at `point`, and move `point` on. Stopped trials stay."""
+        ...
+
+    def keep(self, trials: Tensor) -> None:
+        """Go on with the trials of the given indices [n] alone."""
+        ...
+
+
+class Optimiser(Protocol):
+    """A way to minimise, fully configured."""
+
+    def start(self, point: Tensor, evaluations: int, projection: Projection | None = None) -> Search:
+        """Begin at `point` [T, D] with `evaluations` >= 1 steps to come; raises UsageError where it cannot project."""
+        ...
+
+
+@dataclass(frozen=True)
+class SignedAdam:
+    """Adam on the sign of the gradient, with step decay (Geiping et al. 2020).
+
+    Args:
+        rate: first learning rate, in units of the variables.
+        decay: factor on the rate at each milestone.
+        milestones: where to decay, as fractions of the budget.
+        betas: Adam's decay rates of the first and second moment.
+    """
+
+    rate: float = 0.1
+    decay: float = 0.1
+    milestones: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def start(self, point: Tensor, evaluations: int, projection: Projection | None = None) -> SignedAdamSearch:
+        """Begin at `point` [T, D]; every later point is projected."""
+        return SignedAdamSearch(self, point, evaluations, projection)
+
+
+class SignedAdamSearch:
+    """The state of T signed Adam runs. See `Search`."""
+
+    def __init__(self, options: SignedAdam, point: Tensor, evaluations: int, projection: Projection | None) -> None:
+        self.point = point
+        self.stopped = torch.zeros(len(point), dtype=torch.bool, device=point.device)
+        self.failed = self.stopped.clone()
+        self._options = options
+        self._projection = projection
+        self._milestones = [int(fraction * evaluations) for fraction in options.milestones]
+        self._first = torch.zeros_like(point)
+        self._second = torch.zeros_like(point)
+        self._step = 0
+
+    def advance(self, value: Tensor, gradient: Tensor) -> None:
+        """One Adam step on the gradient's sign."""
+        self.failed = self.failed | ~(value.isfinite() & gradient.isfinite().all(1))
+        self.stopped = self.failed
+        rate = self._options.rate * self._options.decay ** sum(self._step >= mark for mark in self._milestones)
+        self._step += 1
+        first_decay, second_decay = self._options.betas
+        sign = gradient.sign()
+        self._first = self._first.lerp(sign, 1 - first_decay)
+        self._second = self._second.lerp(sign.square(), 1 - second_decay)
+        deviation = (self._second / (1 - second_decay**self._step)).sqrt() + 1e-8
+        moved = self.point - rate / (1 - first_decay**self._step) * self._first / deviation
+        if self._projection is not None:
+            moved = self._projection(moved)
+        self.point = torch.where(self.stopped[:, None], self.point, moved)
+
+    def keep(self, trials: Tensor) -> None:
+        """See `Search.keep`."""
+        for name in ("point", "stopped", "failed", "_first", "_second"):
+            setattr(self, name, getattr(self, name)[trials])

@@ -1,0 +1,47 @@
+"""Content addresses: the name of an artefact is the hash of all that decides its content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "phe", "gmpy2", "pynacl")
+
+
+class Plan:
+    """Base of frozen dataclasses that travel to workers: their fields do, what they computed and kept does not."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+def digest(*parts: Any) -> str:
+    """The SHA-256 of the parts as canonical JSON, in 20 hexadecimal digits."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@lru_cache
+def code_digest(*packages: str) -> str:
+    """The hash of the source of these packages and of the versions of the libraries that they compute with."""
+    sources = []
+    for package in packages:
+        folder = Path(inspect.getfile(sys.modules.get(package) or __import__(package))).parent
+        sources += [
+            (f"{package}/{path.relative_to(folder)}", hashlib.sha256(path.read_bytes()).hexdigest())
+            for path in sorted(folder.rglob("*.py"))
+        ]
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return digest(sources, versions)
+
+
+def class_digest(cls: type) -> str:
+    """The hash of the file that a class comes from: what a plug-in outside the packages was when it ran."""
+    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()[:20]

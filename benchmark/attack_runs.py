@@ -1,0 +1,208 @@
+"""One run of one attack on what one adversary observes, kept under its content address."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from attacks.base import Attack, Reconstruction, prior_guess, restricted
+from benchmark.artefacts import class_digest, code_digest, digest
+from benchmark.experiment import AttackSpec
+from benchmark.metrics.pixel import to_eight_bit
+from benchmark.workspace import Workspace
+from federation.errors import DataError
+from federation.files import atomic_write, write_text
+from federation.seeds import torch_generator
+from federation.threat import Observation, PlainModel, SparseLayers, Victim
+
+
+@dataclass(frozen=True)
+class StoredReconstruction:
+    """What is kept of a reconstruction.
+
+    Attributes:
+        images: uint8 [m, C, H, W].
+        labels: int64 [m], or None.
+        objective, evaluations, seconds, findings, note: as the attack gave them.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    objective: float | None
+    evaluations: int
+    seconds: float
+    findings: dict[str, float]
+    note: str
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """The stored result of one run: reconstructions, or the message of the crash."""
+
+    identifier: str
+    reconstructions: tuple[StoredReconstruction, ...]
+    crash: str
+
+    @classmethod
+    def load(cls, directory: Path) -> AttackRun:
+        """Read a finished run; raises DataError for a damaged one."""
+        try:
+            content = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+            tensors = safetensors.torch.load_file(directory / "reconstructions.safetensors")
+            reconstructions = tuple(
+                StoredReconstruction(tensors[f"{index}.images"], tensors.get(f"{index}.labels"), **facts)
+                for index, facts in enumerate(content["reconstructions"])
+            )
+            return cls(directory.name, reconstructions, content["crash"])
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise DataError(
+                f"{directory}: not a readable attack run ({error}); remove it to have it made anew"
+            ) from error
+
+    def save(self, directory: Path) -> None:
+        """Write it; the JSON file goes last and says that the rest is whole."""
+        tensors: dict[str, Tensor] = {}
+        facts = []
+        for index, item in enumerate(self.reconstructions):
+            tensors[f"{index}.images"] = item.images.contiguous()
+            if item.labels is not None:
+                tensors[f"{index}.labels"] = item.labels.contiguous()
+            names = ("objective", "evaluations", "seconds", "findings", "note")
+            facts.append({name: getattr(item, name) for name in names})
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_write(directory / "reconstructions.safetensors") as temporary:
+            safetensors.torch.save_file(tensors, temporary)
+        write_text(directory / "result.json", json.dumps({"crash": self.crash, "reconstructions": facts}, indent=1))
+
+
+def run_attack(
+    spec: AttackSpec, history: Sequence[Observation], victims: Sequence[Victim], workspace: Workspace, seed: int
+) -> AttackRun:
+    """Run the attack, or load the same run where it was finished before.
+
+    The address holds all that the attack can see: two adversaries to whom everything that it reads looks the same
+    share a run.
+    """
+    attack = spec.build()
+    seen = [restricted(history[index], attack.needs) for index in range(len(history))]
+    identifier = _identifier(spec, attack, seen, victims, seed)
+    directory = workspace.artefacts / "attacks" / identifier
+    if not (directory / "result.json").is_file():
+        _run(spec, attack, seen, victims, seed, identifier).save(directory)
+    return AttackRun.load(directory)
+
+
+def run_prior_guess(history: Sequence[Observation], victims: Sequence[Victim]) -> AttackRun:
+    """What an attack without any signal returns; cheap enough not to be kept."""
+    stored = tuple(_stored(prior_guess(history[victim.observation], victim)) for victim in victims)
+    labels = [len(item.images) for item in stored]
+    return AttackRun(digest("prior guess", [_tensor_digest(item.images) for item in stored], labels), stored, "")
+
+
+def _run(
+    spec: AttackSpec,
+    attack: Attack,
+    seen: list[Observation],
+    victims: Sequence[Victim],
+    seed: int,
+    identifier: str,
+) -> AttackRun:
+    generator = torch_generator("attack", seed, spec.name)
+    start = time.perf_counter()
+    try:
+        found = attack.reconstruct(seen, victims, generator=generator, budget=spec.budget)
+        _check(found, victims, seen)
+    except OSError:
+        raise  # a full disk is no property of the attack
+    except Exception as error:  # noqa: BLE001  a crash is a row with its message, never a missing row
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        return AttackRun(identifier, (), message)
+    seconds = time.perf_counter() - start
+    total = sum(item.seconds for item in found)
+    share = [item.seconds / total if total > 0 else 1 / len(found) for item in found]
+    stored = [_stored(item, seconds * part) for item, part in zip(found, share, strict=True)]
+    return AttackRun(identifier, tuple(stored), "")
+
+
+def _check(found: list[Reconstruction], victims: Sequence[Victim], seen: Sequence[Observation]) -> None:
+    """Refuse what an attack cannot have meant: a wrong number or shape of images, or values outside [0, 1]."""
+    if len(found) != len(victims):
+        raise ValueError(f"the attack returned {len(found)} reconstructions for {len(victims)} victims")
+    for item, victim in zip(found, victims, strict=True):
+        expected = (victim.image_count, *seen[victim.observation].network.image_shape)
+        if tuple(item.images.shape) != expected:
+            raise ValueError(f"{victim.identifier}: images {tuple(item.images.shape)}, expected {expected}")
+        if not bool(torch.isfinite(item.images).all()) or item.images.min() < 0 or item.images.max() > 1:
+            raise ValueError(f"{victim.identifier}: images must be finite and in [0, 1]")
+        if item.labels is not None and item.labels.shape != (victim.image_count,):
+            raise ValueError(
+                f"{victim.identifier}: labels {tuple(item.labels.shape)}, expected ({victim.image_count},)"
+            )
+
+
+def _stored(item: Reconstruction, seconds: float = 0.0) -> StoredReconstruction:
+    labels = None if item.labels is None else item.labels.to(torch.int64)
+    findings = {name: float(value) for name, value in item.findings.items()}
+    return StoredReconstruction(
+        to_eight_bit(item.images), labels, item.objective, item.evaluations, seconds, findings, item.note
+    )
+
+
+def _identifier(
+    spec: AttackSpec, attack: Attack, seen: Sequence[Observation], victims: Sequence[Victim], seed: int
+) -> str:
+    return digest(
+        "attack run",
+        spec.model_dump(mode="json", exclude={"name"}),
+        attack.name,
+        class_digest(type(attack)),
+        code_digest("federation", "attacks"),
+        seed,
+        [vars(victim) for victim in victims],
+        [_observation_digest(observation) for observation in seen],
+    )
+
+
+def _observation_digest(observation: Observation) -> str:
+    view = observation.view
+    if isinstance(view, PlainModel):
+        weights = [view.before, *(view.after[name] for name in sorted(view.after))]
+        content: object = [[(name, _tensor_digest(tensor)) for name, tensor in part.items()] for part in weights]
+    elif isinstance(view, SparseLayers):
+        parts = [view.before, *(view.after[name] for name in sorted(view.after))]
+        content = [
+            [(name, hashlib.sha256(m.data.tobytes() + m.indices.tobytes()).hexdigest()) for name, m in part.items()]
+            for part in parts
+        ]
+    else:
+        content = repr(view)
+    auxiliary = observation.auxiliary
+    return digest(
+        type(view).__name__,
+        sorted(getattr(view, "hidden_by", ())),
+        content,
+        vars(observation.facts) | {"sample_counts": dict(observation.facts.sample_counts)},
+        [(spec.name, spec.shape) for spec in observation.network.layout],
+        observation.network.image_shape,
+        observation.mean,
+        observation.deviation,
+        None if auxiliary is None else _tensor_digest(auxiliary.pixels),
+        [hashlib.sha256(envelope.to_bytes()).hexdigest() for envelope in observation.transcript],
+        {name: hashlib.sha256(state).hexdigest() for name, state in observation.held.items()},
+        {name: dict(options) for name, options in observation.scheme.items()},
+        {str(oracle): value.tolist() for oracle, value in observation.oracles.items()},
+    )
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

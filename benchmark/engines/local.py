@@ -1,0 +1,64 @@
+"""Runs jobs on this machine: worker processes with one thread each, so that results do not depend on how many."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import torch
+
+from federation.errors import KeyholeError
+
+Result = TypeVar("Result")
+
+
+class LocalEngine:
+    """A pool of worker processes.
+
+    Args:
+        workers: how many; by default one a core.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or os.cpu_count() or 1
+
+    def run(self, jobs: Sequence[tuple[Callable[..., Result], tuple[Any, ...]]]) -> Iterator[tuple[int, Result]]:
+        """Yield (index of the job, its result) as jobs end.
+
+        Raises:
+            KeyholeError: where a worker process dies; and whatever a job raises. Jobs that have not begun are dropped.
+        """
+        context = multiprocessing.get_context("spawn")
+        count = max(1, min(self.workers, len(jobs)))
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker) as pool:
+            futures: dict[Future[Result], int] = {
+                pool.submit(function, *arguments): index for index, (function, arguments) in enumerate(jobs)
+            }
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                raise KeyholeError(
+                    "a worker process died, most likely for lack of memory; finished work is kept, run again to go on "
+                    "(with fewer --workers)"
+                ) from error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare_worker() -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this worker where its parent is gone: a killed run leaves nothing behind that computes on."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,0 +1,319 @@
+"""An experiment: what to train, who looks, which attacks, which victims. Read from YAML, checked, hashable, saved."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from attacks.base import Attack, Budget, build_attack
+from defenses.base import Defense
+from defenses.registry import build_defense
+from federation.errors import UsageError
+from federation.partition import PARTITIONS
+from federation.tasks import find_task
+from federation.threat import Oracle, Position, parse_adversary
+from federation.training import LocalTraining
+
+LAST = "last"
+
+
+class _Model(pydantic.BaseModel):
+    """Every part of an experiment: frozen, and without keys that nobody reads."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Algorithm(_Model):
+    """FedAvg (McMahan 2016, Algorithm 1): K, C, B, E, eta, and who has which data."""
+
+    name: Literal["fedavg"] = "fedavg"
+    clients: int = pydantic.Field(ge=1, le=10_000)
+    fraction: float = pydantic.Field(1.0, gt=0, le=1)
+    rounds: int = pydantic.Field(ge=1)
+    batch_size: int = pydantic.Field(ge=1)
+    epochs: int = pydantic.Field(1, ge=1)
+    steps: int | None = pydantic.Field(None, ge=1)
+    learning_rate: float = pydantic.Field(gt=0)
+    partition: dict[str, Any] = {"kind": "iid"}
+
+    @pydantic.field_validator("partition")
+    @classmethod
+    def _known_partition(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if "kind" not in value:
+            raise ValueError(f"needs a kind: {', '.join(PARTITIONS.names())}")
+        _as_value_error(PARTITIONS.get, value["kind"])
+        return value
+
+    @property
+    def local(self) -> LocalTraining:
+        """One client's training in one round."""
+        return LocalTraining(self.batch_size, self.learning_rate, self.epochs, self.steps)
+
+    @property
+    def label(self) -> str:
+        """As tables name it: the algorithm and how the data is divided."""
+        return f"{self.name} {self.partition['kind']} K={self.clients}"
+
+
+class DefenseSpec(_Model):
+    """A defense by its registered name, or a stack of stages under a name of its own."""
+
+    name: str
+    stages: tuple[Any, ...] | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @pydantic.model_validator(mode="after")
+    def _can_be_built(self) -> DefenseSpec:
+        _as_value_error(self.build)
+        return self
+
+    def build(self) -> Defense:
+        """The defense itself."""
+        return build_defense(self.name, self.stages)
+
+
+class AttackSpec(_Model):
+    """An attack by its registered name or `path/to/file.py:ClassName`, its options and its budget."""
+
+    name: str
+    evaluations: int = pydantic.Field(ge=1)
+    restarts: int = pydantic.Field(1, ge=1)
+    options: dict[str, Any] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _can_be_built(self) -> AttackSpec:
+        _as_value_error(self.build)
+        return self
+
+    def build(self) -> Attack:
+        """The attack itself."""
+        return build_attack(self.name, self.options)
+
+    @property
+    def budget(self) -> Budget:
+        """Gradient evaluations and restarts."""
+        return Budget(self.evaluations, self.restarts)
+
+    @property
+    def label(self) -> str:
+        """As tables name it: the attack's own name, not the file it came from."""
+        return self.build().name
+
+
+class ProbeVictims(_Model):
+    """Extra rounds from a checkpoint, each with one small private batch, in a stated regime."""
+
+    count: int = pydantic.Field(ge=1)
+    batch: int = pydantic.Field(1, ge=1)
+    steps: int | None = pydantic.Field(None, ge=1)
+    epochs: int = pydantic.Field(1, ge=1)
+    rate: float = pydantic.Field(gt=0)
+
+    @property
+    def local(self) -> LocalTraining:
+        """The victim's local training: all its images in one batch a step."""
+        return LocalTraining(self.batch, self.rate, self.epochs, self.steps)
+
+    @property
+    def label(self) -> str:
+        """As tables name it."""
+        return f"probe b{self.batch} s{self.local.step_count(self.batch)} e{self.epochs}"
+
+
+class RealRoundVictims(_Model):
+    """Images that were trained on in a real round; this many of them, chosen in secret, are scored."""
+
+    images: int = pydantic.Field(8, ge=1)
+
+
+class Victims(_Model):
+    """Which victims there are; `raw` leaves out the secret crop and jitter, for published figures, and is unranked."""
+
+    probe: ProbeVictims | None = None
+    real_round: RealRoundVictims | None = None
+    raw: bool = False
+
+
+class FederationSpec(_Model):
+    """One task trained by one algorithm under several defenses."""
+
+    task: str
+    algorithm: Algorithm
+    defenses: tuple[DefenseSpec, ...] = pydantic.Field(min_length=1)
+    snapshots: tuple[int | Literal["last"], ...] = (0, "last")
+    references: bool = True
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> FederationSpec:
+        _as_value_error(find_task, self.task)
+        for snapshot in self.snapshots:
+            if isinstance(snapshot, int) and not 0 <= snapshot < self.algorithm.rounds:
+                raise ValueError(
+                    f"snapshot {snapshot} is not a round of this training; rounds are 0 to {self.algorithm.rounds - 1}"
+                )
+        names = [defense.name for defense in self.defenses]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a defense is named twice in {names}; give a stack a name of its own")
+        return self
+
+    @property
+    def snapshot_rounds(self) -> tuple[int, ...]:
+        """The snapshots as round numbers, each once, in order."""
+        last = self.algorithm.rounds - 1
+        return tuple(sorted({last if snapshot == LAST else int(snapshot) for snapshot in self.snapshots}))
+
+
+class Experiment(_Model):
+    """A whole experiment. `preset` is the sentence that pages show about its size and budgets."""
+
+    name: str = pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    preset: str
+    seeds: tuple[int, ...] = pydantic.Field(min_length=1)
+    federations: tuple[FederationSpec, ...] = pydantic.Field(min_length=1)
+    adversaries: tuple[str, ...] = ()
+    attacks: tuple[AttackSpec, ...] = ()
+    victims: Victims = Victims()
+    oracles: tuple[Oracle, ...] = ()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Experiment:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} repeats a seed")
+        for name in self.adversaries:
+            adversary = _as_value_error(parse_adversary, name)
+            if adversary.position is Position.COLLUSION:
+                for federation in self.federations:
+                    if federation.algorithm.clients < 2:
+                        raise ValueError(f"adversary {name} needs two clients, {federation.task} has one")
+        if self.attacks and not (self.victims.probe or self.victims.real_round):
+            raise ValueError("attacks need victims: give victims.probe or victims.real_round")
+        if self.attacks and not self.adversaries:
+            raise ValueError("attacks need adversaries: give at least one")
+        return self
+
+    def narrowed(
+        self,
+        *,
+        tasks: tuple[str, ...] = (),
+        defenses: tuple[str, ...] = (),
+        attacks: tuple[str, ...] = (),
+        adversaries: tuple[str, ...] = (),
+        seeds: tuple[int, ...] = (),
+    ) -> Experiment:
+        """The same experiment with fewer (or, by name, other) tasks, defenses, attacks, adversaries and seeds.
+
+        An attack or defense that the experiment does not list is added to it, with the first attack's budget; `plain`
+        stays, since it is everyone's positive control.
+
+        Raises:
+            UsageError: where nothing is left, or a name is unknown.
+        """
+        federations = tuple(spec for spec in self.federations if not tasks or spec.task in tasks)
+        if not federations:
+            present = ", ".join(sorted({spec.task for spec in self.federations}))
+            raise UsageError(f"experiment {self.name} has no task {' or '.join(tasks)}; it has: {present}")
+        if defenses:
+            wanted = tuple(dict.fromkeys(["plain", *defenses]))
+            federations = tuple(
+                spec.model_copy(update={"defenses": tuple(_pick(spec.defenses, wanted, _defense_from))})
+                for spec in federations
+            )
+        chosen = tuple(_pick(self.attacks, attacks, self._attack_from)) if attacks else self.attacks
+        return validated(
+            {
+                **self.model_dump(mode="json"),
+                "federations": [spec.model_dump(mode="json") for spec in federations],
+                "attacks": [spec.model_dump(mode="json") for spec in chosen],
+                "adversaries": list(adversaries or self.adversaries),
+                "seeds": list(seeds or self.seeds),
+            },
+            f"experiment {self.name}",
+        )
+
+    def _attack_from(self, name: str) -> AttackSpec:
+        budget = self.attacks[0] if self.attacks else AttackSpec.model_construct(evaluations=300, restarts=1)
+        return validated_part(
+            AttackSpec, {"name": name, "evaluations": budget.evaluations, "restarts": budget.restarts}
+        )
+
+
+def _defense_from(name: str) -> DefenseSpec:
+    return validated_part(DefenseSpec, {"name": name})
+
+
+def _pick(present: tuple[Any, ...], wanted: tuple[str, ...], make: Any) -> Iterator[Any]:
+    by_name = {spec.name: spec for spec in present}
+    for name in wanted:
+        yield by_name[name] if name in by_name else make(name)
+
+
+def _as_value_error(check: Any, *arguments: Any) -> Any:
+    """Run a check of the house inside a pydantic validator, which understands ValueError."""
+    try:
+        return check(*arguments)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+def validated(content: Any, where: str) -> Experiment:
+    """The experiment that `content` describes; raises UsageError with one line that names the place."""
+    return validated_part(Experiment, content, where)
+
+
+def validated_part(model: type[Any], content: Any, where: str = "") -> Any:
+    """`content` as `model`; raises UsageError with one line that names the place."""
+    try:
+        return model.model_validate(content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "unknown key"
+        raise UsageError(": ".join(part for part in (where, place, message) if part)) from error
+
+
+def embedded_experiments() -> dict[str, str]:
+    """The experiments that come with Keyhole: name to YAML text."""
+    folder = importlib.resources.files("benchmark") / "experiments"
+    return {
+        entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda item: item.name)
+        if entry.name.endswith(".yaml")
+    }
+
+
+def load_experiment(reference: str) -> Experiment:
+    """The experiment that `reference` names: an embedded one, or the path of a YAML file.
+
+    Raises:
+        UsageError: for an unknown name, an unreadable file, YAML that does not parse, or a key, type or combination
+            that cannot be; one line that names the place.
+    """
+    embedded = embedded_experiments()
+    path = Path(reference)
+    if reference in embedded:
+        text = embedded[reference]
+    elif path.suffix in (".yaml", ".yml"):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: not a readable experiment ({error})") from error
+    else:
+        raise UsageError(
+            f"no experiment is called {reference!r}; there are {', '.join(embedded)}, or give the path of a .yaml file"
+        )
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{reference}: not YAML: {' '.join(str(error).split())}") from error
+    return validated(content, reference)

@@ -1,0 +1,36 @@
+"""The result schema and the folder of a run: all that the leaderboard knows of the benchmark."""
+
+from __future__ import annotations
+
+from benchmark.store.folder import Run, RunTables, correct_bits, read_run
+from benchmark.store.rows import (
+    EVALUATOR_VERSION,
+    SCORED,
+    UNDEFENDED,
+    CellRow,
+    ImageRow,
+    Manifest,
+    Outcome,
+    Role,
+    TrainingRow,
+    VictimKind,
+    schema,
+)
+
+__all__ = [
+    "EVALUATOR_VERSION",
+    "SCORED",
+    "UNDEFENDED",
+    "CellRow",
+    "ImageRow",
+    "Manifest",
+    "Outcome",
+    "Role",
+    "Run",
+    "RunTables",
+    "TrainingRow",
+    "VictimKind",
+    "correct_bits",
+    "read_run",
+    "schema",
+]

@@ -1,0 +1,434 @@
+"""One training under one defense: every round played for real, transcripts and truth kept at the snapshots."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from benchmark.artefacts import Plan, class_digest, code_digest, digest
+from benchmark.costs import Traffic, peak_memory, reset_peak_memory
+from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec, Victims
+from benchmark.store import TrainingRow
+from benchmark.victims import chosen_in_secret
+from benchmark.workspace import Workspace
+from defenses.base import Defense, Magnitudes
+from federation.datasets import LabelledImages
+from federation.errors import DataError
+from federation.files import atomic_write, write_text
+from federation.messages import Transcript, client_name
+from federation.network import Network
+from federation.partition import partition
+from federation.protocol import ClientParty, RoundRecord
+from federation.rounds import Federation, choose_cohort
+from federation.seeds import numpy_generator, seed_for, torch_generator
+from federation.tasks import find_task
+from federation.training import Evaluation, LocalTraining, evaluate, train_locally
+from federation.weights import Weights, difference, largest_difference, weighted_mean
+
+
+@dataclass(frozen=True)
+class TrainingPlan(Plan):
+    """Everything that decides a training, and where its artefact stands.
+
+    Attributes:
+        workspace: the run.
+        federation: task, algorithm and snapshots.
+        defense_spec: which defense.
+        victims: which victims the snapshots keep.
+        seed: seeds data division, initial weights and batches; never keys or the choice of victims.
+    """
+
+    workspace: Workspace
+    federation: FederationSpec
+    defense_spec: DefenseSpec
+    victims: Victims
+    seed: int
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.federation.task
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The algorithm's configuration."""
+        return self.federation.algorithm
+
+    @cached_property
+    def identifier(self) -> str:
+        """The content address: configuration, code, data, and the fingerprint of the secret root."""
+        defense = self.defense
+        stages = getattr(defense, "stages", (defense,))
+        return digest(
+            "training",
+            self.federation.model_dump(mode="json", exclude={"defenses", "references"}),
+            self.defense_spec.model_dump(mode="json"),
+            self.victims.model_dump(mode="json"),
+            self.seed,
+            self.workspace.dataset(self.task).sha256,
+            self.workspace.root_fingerprint,
+            code_digest("federation", "defenses", "benchmark"),
+            [class_digest(type(stage)) for stage in stages],
+        )
+
+    @property
+    def directory(self) -> Path:
+        """Where the artefact stands."""
+        return self.workspace.artefacts / "trainings" / self.identifier
+
+    @cached_property
+    def defense(self) -> Defense:
+        """The defense."""
+        return self.defense_spec.build()
+
+    @cached_property
+    def network(self) -> Network:
+        """The public architecture."""
+        dataset, task = self.workspace.dataset(self.task), find_task(self.task)
+        return Network(lambda: task.build_model(dataset, seed=0), dataset.image_shape, dataset.class_count)
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """All clients, by wire name."""
+        return tuple(client_name(index) for index in range(self.algorithm.clients))
+
+    @property
+    def colluder(self) -> str:
+        """The client that is curious or colludes: the last one. Victims are other clients where there are any."""
+        return self.clients[-1]
+
+    def parties_root(self) -> tuple[str | int, ...]:
+        """The labels under which this training's keys derive from the run's secret root."""
+        return "federation", self.task, self.defense_spec.name, self.seed
+
+    @cached_property
+    def shards(self) -> list[Tensor]:
+        """Which images of the training split each client holds."""
+        options = dict(self.algorithm.partition)
+        kind = options.pop("kind")
+        labels = self.workspace.dataset(self.task).training.labels
+        generator = numpy_generator("partition", self.seed)
+        return partition(kind, labels, self.algorithm.clients, generator=generator, **options)
+
+    def initial_weights(self) -> Weights:
+        """The weights of round 0."""
+        dataset, task = self.workspace.dataset(self.task), find_task(self.task)
+        model = task.build_model(dataset, seed=seed_for("initial weights", self.seed))
+        return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    def probe_indices(self) -> Tensor:
+        """Images of the victims split that the probes use: int64 [count, batch]; the same for every seed."""
+        probe = self.victims.probe
+        assert probe is not None, "asked for only where there are probes"
+        available = len(self.workspace.dataset(self.task).victims)
+        if probe.count * probe.batch > available:
+            raise DataError(
+                f"{self.task}: {probe.count} probes of {probe.batch} images need more than its {available} victims"
+            )
+        root = self.workspace.root.derive("probe victims", self.task)
+        return chosen_in_secret(torch.arange(available), probe.count * probe.batch, root).view(probe.count, probe.batch)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a victim really was; the referee's, never an attack's.
+
+    Attributes:
+        images: uint8 [m, C, H, W].
+        labels: int64 [m].
+        indices: int64 [m], rows of the private split that they come from.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def save(self, path: Path) -> None:
+        """Write it, atomically."""
+        with atomic_write(path) as temporary:
+            safetensors.torch.save_file(vars(self), temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Truth:
+        """Read what `save` wrote."""
+        return cls(**safetensors.torch.load_file(path))
+
+
+def snapshot_name(kind: str, round_number: int, index: int = 0) -> str:
+    """The name of one observed round among a training's files."""
+    return f"{kind}-{round_number}-{index}"
+
+
+def load_row(directory: Path) -> TrainingRow:
+    """The row of a finished training; raises DataError for a damaged one."""
+    try:
+        content = json.loads((directory / "row.json").read_text(encoding="utf-8"))
+        return TrainingRow(**content | {"correct": base64.b64decode(content["correct"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{directory}: not a readable training ({error}); remove it to have it made anew") from error
+
+
+def save_row(row: TrainingRow, directory: Path) -> None:
+    """Write the row last of all: its presence says that the artefact is whole."""
+    content = dataclasses.asdict(row) | {"correct": base64.b64encode(row.correct).decode()}
+    write_text(directory / "row.json", json.dumps(content, indent=1))
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the artefact in `directory` is whole."""
+    return (directory / "row.json").is_file()
+
+
+def run_training(plan: TrainingPlan) -> TrainingRow:
+    """Train, or return the row of the same training where it was finished before.
+
+    Raises:
+        TrainingError: where training produced something that is not finite; nothing of it is kept.
+    """
+    if not is_finished(plan.directory):
+        plan.directory.mkdir(parents=True, exist_ok=True)
+        save_row(_Training(plan).run(), plan.directory)
+    return load_row(plan.directory)
+
+
+class _Training:
+    """The state of one training while it runs."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+        workspace, raw = plan.workspace, plan.victims.raw
+        self.dataset = workspace.dataset(plan.task)
+        self.private = workspace.private(plan.task, "training", raw=raw)
+        self.normalise = Normalisation(self.dataset.mean, self.dataset.deviation)
+        self.model = plan.network.build()
+        root = workspace.root.derive(*plan.parties_root())
+        self.parties = plan.defense.parties(plan.network, plan.clients, root)
+        self.counts = {name: len(shard) for name, shard in zip(plan.clients, plan.shards, strict=True)}
+        self.federation = Federation(self.parties, self.counts, seed=seed_for("rounds", plan.seed))
+        self.traffic = Traffic()
+        self.seconds: dict[str, float] = {}
+        self.errors: list[float] = []
+        self.bounds: list[float] = []
+
+    def run(self) -> TrainingRow:
+        reset_peak_memory()
+        plan, algorithm = self.plan, self.plan.algorithm
+        start = self.federation.start(plan.initial_weights())
+        self.keys = start.transcript.phase("keys")
+        evaluations: list[Evaluation] = []
+        expected: Weights | None = None
+        for number in range(algorithm.rounds):
+            cohort = choose_cohort(algorithm.clients, algorithm.fraction, numpy_generator("cohort", plan.seed, number))
+            if number in plan.federation.snapshot_rounds:
+                self._probe(number)
+            record = self.federation.run_round(number, cohort, self._local_update(number, algorithm.local))
+            reference = record.references[cohort[0]]
+            evaluations.append(self._evaluate(reference))
+            self._account(record, expected, reference)
+            expected = self._expected(record, cohort)
+            if number in plan.federation.snapshot_rounds:
+                self._keep_real_round(number, record, cohort)
+        final = self.federation.recover(self.federation.release(algorithm.rounds, plan.clients[:1])[0])
+        evaluations.append(self._evaluate(final))
+        self.errors.append(largest_difference(final, expected or final))
+        return self._row(evaluations)
+
+    def _evaluate(self, weights: Weights) -> Evaluation:
+        test = self.dataset.test
+        return evaluate(self.model, weights, self.normalise(test.pixels()), test.labels, self.dataset.class_count)
+
+    def _local_update(self, number: int, local: LocalTraining) -> LocalUpdateOnShards:
+        return LocalUpdateOnShards(self, number, local)
+
+    def _expected(self, record: RoundRecord, cohort: tuple[str, ...]) -> Weights:
+        """The plain weighted mean of what the clients trained, and the defense's bound on the distance to it."""
+        total = sum(self.counts[name] for name in cohort)
+        trained = [record.trained[name] for name in cohort]
+        floats = [[t for t in weights.values() if t.is_floating_point()] for weights in trained]
+        updates = [difference(weights, record.references[name]) for name, weights in record.trained.items()]
+        magnitudes = Magnitudes(
+            weights=max(float(t.abs().amax()) for tensors in floats for t in tensors),
+            update=max(float(t.abs().amax()) for update in updates for t in update.values() if t.is_floating_point()),
+            clients=len(cohort),
+        )
+        self.bounds.append(self.plan.defense.stated_error(magnitudes))
+        return weighted_mean(self.plan.network.layout, trained, [self.counts[name] / total for name in cohort])
+
+    def _account(self, record: RoundRecord, expected: Weights | None, recovered: Weights) -> None:
+        if expected is not None:
+            self.errors.append(largest_difference(recovered, expected))
+        self.traffic.add(record.transcript)
+        for activity, seconds in record.seconds.items():
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + seconds
+
+    def _probe(self, number: int) -> None:
+        """Play one extra round per probe from the current checkpoint, and keep its transcript and truth."""
+        plan, probe = self.plan, self.plan.victims.probe
+        if probe is None:
+            return
+        images = plan.workspace.private(plan.task, "victims", raw=plan.victims.raw)
+        victim, cohort = plan.clients[0], tuple(dict.fromkeys([plan.clients[0], plan.colluder]))
+        counts = dict.fromkeys(cohort, probe.batch)
+        federation = Federation(self.parties, counts, seed=seed_for("probes", plan.seed))
+        for index, rows in enumerate(plan.probe_indices()):
+            truth = Truth(images.images[rows], images.labels[rows], rows)
+            shards = {name: self._probe_shard(name, number, index, probe.batch) for name in cohort}
+            shards[victim] = LabelledImages(truth.images, truth.labels)
+            update = self._update_on(shards, probe.local, number, f"probe {index}")
+            with federation.rehearsal():
+                record = federation.run_round(number, cohort, update, variant=1 + index)
+                released = federation.release(number, cohort)
+            self._keep(snapshot_name("probe", number, index), Transcript(record.transcript + released), truth)
+
+    def _probe_shard(self, name: str, number: int, index: int, count: int) -> LabelledImages:
+        """What a client that is not the victim trains on in a probe: a few of its own images."""
+        shard = self.plan.shards[self.plan.clients.index(name)]
+        generator = torch_generator("probe company", self.plan.seed, name, number, index)
+        rows = shard[torch.randperm(len(shard), generator=generator)[:count]]
+        return self.private.select(rows)
+
+    def _keep_real_round(self, number: int, record: RoundRecord, cohort: tuple[str, ...]) -> None:
+        plan, wanted = self.plan, self.plan.victims.real_round
+        if wanted is None:
+            return
+        victim = next((name for name in cohort if name != plan.colluder), cohort[0])
+        used = self._used_rows(victim, number)
+        root = plan.workspace.root.derive("real-round victims", plan.task, plan.seed, number)
+        rows = chosen_in_secret(used, min(wanted.images, len(used)), root)
+        truth = Truth(self.private.images[rows], self.private.labels[rows], rows)
+        self._keep(snapshot_name("real-round", number), record.transcript, truth)
+        write_text(plan.directory / f"{snapshot_name('real-round', number)}.victim", victim)
+
+    def _used_rows(self, client: str, number: int) -> Tensor:
+        """The rows of the training split that the client's local steps of this round really used."""
+        shard, local = self.plan.shards[self.plan.clients.index(client)], self.plan.algorithm.local
+        if local.step_count(len(shard)) * local.batch_size >= len(shard):
+            return shard
+        order = torch.randperm(len(shard), generator=self._batch_generator(client, number, "round"))
+        return shard[order[: local.step_count(len(shard)) * local.batch_size]]
+
+    def _keep(self, name: str, transcript: Transcript, truth: Truth) -> None:
+        Transcript(self.keys + transcript.where(lambda envelope: envelope.phase != "keys")).save(
+            self.plan.directory / f"{name}.transcript"
+        )
+        truth.save(self.plan.directory / f"{name}.truth")
+
+    def _update_on(
+        self, shards: Mapping[str, LabelledImages], local: LocalTraining, number: int, variant: str
+    ) -> LocalUpdateOnShards:
+        return LocalUpdateOnShards(self, number, local, shards, variant)
+
+    def _batch_generator(self, client: str, number: int, variant: str) -> torch.Generator:
+        return torch_generator("batches", self.plan.seed, client, number, variant)
+
+    def shard_images(self, client: str) -> LabelledImages:
+        return self.private.select(self.plan.shards[self.plan.clients.index(client)])
+
+    def _row(self, evaluations: list[Evaluation]) -> TrainingRow:
+        plan, final = self.plan, evaluations[-1]
+        rounds = plan.algorithm.rounds
+
+        def seconds(activity: str) -> float:
+            return self.seconds.get(activity, 0.0) / rounds
+
+        return TrainingRow(
+            training=plan.identifier,
+            task=plan.task,
+            algorithm=plan.algorithm.label,
+            defense=plan.defense_spec.name,
+            seed=plan.seed,
+            reference="",
+            rounds=rounds,
+            clients=plan.algorithm.clients,
+            accuracy_by_round=[evaluation.accuracy for evaluation in evaluations],
+            **evaluation_columns(final, self.dataset.class_count),
+            bytes_up=self.traffic.up_per_client_and_round,
+            bytes_down=self.traffic.down_per_client_and_round,
+            key_bytes=sum(envelope.size for envelope in self.keys if envelope.receiver == plan.clients[0]),
+            plain_share=plan.defense.plain_share(plan.network),
+            seconds_train=seconds("train"),
+            seconds_protect=seconds("protect") + seconds("exchange"),
+            seconds_aggregate=seconds("aggregate"),
+            seconds_recover=seconds("recover"),
+            peak_memory_bytes=peak_memory(),
+            aggregation_error=max(self.errors),
+            stated_error=max(self.bounds),
+            key_holders=plan.defense.key_holders,
+            collusion_bound=plan.defense.collusion_bound,
+            dataset=self.dataset.name,
+            provenance=self.dataset.provenance,
+            classes=list(self.dataset.classes),
+        )
+
+
+class LocalUpdateOnShards:
+    """Trains a client of a running training on its shard, or on a shard given for a probe."""
+
+    def __init__(
+        self,
+        training: _Training,
+        number: int,
+        local: LocalTraining,
+        shards: Mapping[str, LabelledImages] | None = None,
+        variant: str = "round",
+    ) -> None:
+        self._training, self._number, self._local = training, number, local
+        self._shards, self._variant = shards, variant
+
+    def __call__(self, client: ClientParty, reference: Weights) -> Weights:
+        training = self._training
+        shard = self._shards[client.name] if self._shards else training.shard_images(client.name)
+        return train_locally(
+            training.model,
+            reference,
+            training.normalise(shard.pixels()),
+            shard.labels,
+            self._local,
+            hooks=client,
+            generator=training._batch_generator(client.name, self._number, self._variant),
+            where=f"{training.plan.task}, {training.plan.defense_spec.name}, round {self._number}, {client.name}",
+        )
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Pixels in [0, 1] to the values that networks see: (pixel - mean) / deviation, per channel."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels, float [N, C, H, W]."""
+        shape = (1, -1, 1, 1)
+        return (pixels - torch.tensor(self.mean).view(shape)) / torch.tensor(self.deviation).view(shape)
+
+
+def evaluation_columns(evaluation: Evaluation, class_count: int) -> dict[str, Any]:
+    """The columns of a training row that come from the final evaluation."""
+    return {
+        "accuracy": evaluation.accuracy,
+        "confusion": evaluation.confusion.flatten().tolist(),
+        "class_count": class_count,
+        "correct": np.packbits(evaluation.correct.numpy()).tobytes(),
+        "test_count": len(evaluation.correct),
+    }
+
+
+def observed_rounds(plan: TrainingPlan, kind: str, snapshot: int) -> Iterator[str]:
+    """The names of the observed rounds of one snapshot and victim kind."""
+    if kind == "probe":
+        assert plan.victims.probe is not None, "asked for only where there are probes"
+        yield from (snapshot_name("probe", snapshot, index) for index in range(plan.victims.probe.count))
+    else:
+        yield snapshot_name("real-round", snapshot)

@@ -1,0 +1,219 @@
+"""The two kinds of stage that a defense is stacked from: transforms of weights, and the codec that ends the stack.
+
+A stage object is public configuration (a frozen dataclass whose fields are its options). From key material it makes
+the parts that clients and server play; those parts own the keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, TypeAlias
+
+from torch import Tensor, nn
+
+from defenses.base import Claim, Magnitudes
+from federation.messages import Envelope
+from federation.network import Network
+from federation.protocol import Exchange, RoundContext
+from federation.secret_root import SecretRoot
+from federation.training import cross_entropy_gradients
+from federation.weights import Weights
+
+Admit: TypeAlias = Callable[[str, Weights], Weights]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyMaterial:
+    """What the key agent sends one party for one stage: `secret` travels sealed, `public` in clear."""
+
+    secret: bytes = b""
+    public: bytes = b""
+
+
+class Stage(ABC):
+    """One layer of a defense.
+
+    Attributes:
+        name: the stage's name in stacks, results and the public scheme.
+        keyed: whether it hides anything behind a key; only then can it stand in `hidden_by` of a view.
+        key_holders, collusion_bound: in words, for the results.
+    """
+
+    name: ClassVar[str]
+    keyed: ClassVar[bool] = False
+    key_holders: ClassVar[str] = "nobody"
+    collusion_bound: ClassVar[str] = "none needed"
+
+    def options(self) -> dict[str, object]:
+        """The stage's public options."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def check(self, network: Network) -> None:
+        """Raise UsageError where this stage cannot carry the network; the default carries any."""
+
+    def key_epoch(self, round_number: int) -> int:
+        """Which key a round uses; keys are issued anew whenever this changes. The default never rotates."""
+        return 0
+
+    def draw_keys(self, network: Network, receiver: str, root: SecretRoot) -> KeyMaterial:
+        """Key material for one party (a client or the server) from this stage's own root and epoch."""
+        return KeyMaterial()
+
+    @abstractmethod
+    def claims(self, network: Network) -> Mapping[str, Claim]:
+        """What becomes of each tensor on the wire."""
+
+    def opens(self, material: KeyMaterial) -> bool:
+        """Whether this key material suffices to undo the stage."""
+        return not self.keyed or bool(material.secret or material.public)
+
+    @abstractmethod
+    def stated_error(self, magnitudes: Magnitudes) -> float:
+        """The bound on what the stage adds to the error of a recovered aggregate, for values of these magnitudes."""
+
+    @abstractmethod
+    def leaky_twin(self) -> Stage:
+        """The same stage with nothing hidden."""
+
+
+class ClientTransform:
+    """A client's part of a transform; the default leaves everything as it is.
+
+    `apply` and `undo` act on weights, the other two on local training.
+    """
+
+    def apply(self, weights: Weights, context: RoundContext) -> Weights:
+        """What leaves this stage towards the wire."""
+        return weights
+
+    def undo(self, weights: Weights, context: RoundContext) -> Weights:
+        """The inverse of `apply`."""
+        return weights
+
+    def transform_images(self, images: Tensor) -> Tensor:
+        """The images that training sees."""
+        return images
+
+    def step_gradients(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor] | None:
+        """The gradients of one local step, or None to leave them to the other stages."""
+        return None
+
+
+class ServerTransform(ABC):
+    """The server's part of a transform that treats every client differently: it re-keys without opening."""
+
+    @abstractmethod
+    def admit(self, sender: str, weights: Weights) -> Weights:
+        """One client's transformed weights, brought to the frame in which the server averages."""
+
+    @abstractmethod
+    def address(self, receiver: str, weights: Weights) -> Weights:
+        """The average, brought to the frame of one client."""
+
+
+class Transform(Stage):
+    """A stage that maps weights to weights of the same layout, linearly, so that averaging commutes with it."""
+
+    @property
+    def amplification(self) -> float:
+        """The most by which the stage, or undoing it, grows a value or an error; 1 for an isometry."""
+        return 1.0
+
+    @abstractmethod
+    def client(self, name: str, material: KeyMaterial, network: Network) -> ClientTransform:
+        """A client's part, from the key material that this client received."""
+
+    def server(self, material: KeyMaterial, network: Network) -> ServerTransform | None:
+        """The server's part, where the server has to act on each client's weights (per-client keys); else None."""
+        return None
+
+
+class ClientCodec(ABC):
+    """A client's part of a codec: weights to bytes and back."""
+
+    @abstractmethod
+    def encode_initial(self, weights: Weights, context: RoundContext) -> bytes:
+        """The first global message."""
+
+    @abstractmethod
+    def encode(self, weights: Weights, base: Weights, context: RoundContext) -> bytes:
+        """A contribution; `base` are the global weights as they came off the wire this round."""
+
+    @abstractmethod
+    def decode(self, payload: bytes) -> Weights:
+        """The global weights that a broadcast carries; raises MalformedMessage."""
+
+    @abstractmethod
+    def decode_upload(self, payload: bytes, base: Weights, share: float) -> Weights:
+        """One client's weights from its contribution, as far as this codec's key allows; raises MalformedMessage."""
+
+    def offer(self, phase: str, weights: Weights, context: RoundContext) -> list[Envelope]:
+        """This client's part of one of the codec's exchanges; `weights` are what is about to be encoded."""
+        return []
+
+    def take(self, phase: str, inbox: Sequence[Envelope], context: RoundContext) -> None:
+        """What the exchange brought."""
+
+
+class ServerCodec(ABC):
+    """The server's part of a codec: it combines contributions without opening what it has no key for."""
+
+    @abstractmethod
+    def combine(self, uploads: Mapping[str, bytes], base: bytes, context: RoundContext, admit: Admit) -> bytes:
+        """The new global message from the cohort's contributions by client; raises MalformedMessage.
+
+        Args:
+            uploads: contributions by client.
+            base: the current global message.
+            context: the round's public facts.
+            admit: brings one client's weights to the server's frame; the identity unless clients have keys each.
+        """
+
+    @abstractmethod
+    def remap(self, payload: bytes, change: Callable[[Weights], Weights]) -> bytes:
+        """A global message with its weights changed by a public or server-held map; raises UsageError if sealed."""
+
+    def answer(self, phase: str, inbox: Sequence[Envelope], context: RoundContext) -> list[Envelope]:
+        """The server's part of one of the codec's exchanges."""
+        return []
+
+
+class Codec(Stage):
+    """The stage that ends a stack: it makes bytes of weights, and the server adds in its terms.
+
+    Attributes:
+        exchanges: the further phases that it needs each round.
+    """
+
+    exchanges: ClassVar[tuple[Exchange, ...]] = ()
+
+    @abstractmethod
+    def client(self, name: str, material: KeyMaterial, network: Network) -> ClientCodec:
+        """A client's part, from the key material that this client received."""
+
+    @abstractmethod
+    def server(self, material: KeyMaterial, network: Network) -> ServerCodec:
+        """The server's part, from the key material that the server received."""
+
+
+class LocalStepsOfStages:
+    """Local training as the stages of a stack want it: images pass all of them, the last that acts gives gradients."""
+
+    def __init__(self, transforms: Sequence[ClientTransform]) -> None:
+        self._transforms = transforms
+
+    def transform_images(self, images: Tensor) -> Tensor:
+        """The images after every stage."""
+        for transform in self._transforms:
+            images = transform.transform_images(images)
+        return images
+
+    def step_gradients(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The gradients of the first stage that supplies them, else those of the mean cross-entropy."""
+        for transform in self._transforms:
+            gradients = transform.step_gradients(model, images, labels)
+            if gradients is not None:
+                return gradients
+        return cross_entropy_gradients(model, images, labels)

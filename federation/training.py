@@ -1,0 +1,130 @@
+"""Local training by plain SGD, and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from federation.errors import TrainingError
+from federation.weights import Weights, weights_of
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """FedAvg's ClientUpdate(k, w) (McMahan 2016, Algorithm 1).
+
+    Attributes:
+        batch_size: B, images a step (the last batch of an epoch may be smaller).
+        learning_rate: eta.
+        epochs: E, passes over the client's data.
+        steps: tau, if given: stop after this many steps, as FedPAQ does (Reisizadeh 2020).
+    """
+
+    batch_size: int
+    learning_rate: float
+    epochs: int = 1
+    steps: int | None = None
+
+    def step_count(self, images: int) -> int:
+        """The number of SGD steps on a client with this many images."""
+        all_steps = self.epochs * -(-images // self.batch_size)
+        return all_steps if self.steps is None else min(self.steps, all_steps)
+
+
+class LocalSteps(Protocol):
+    """Where a defense can act on local training."""
+
+    def transform_images(self, images: Tensor) -> Tensor:
+        """The images that training sees."""
+        ...
+
+    def step_gradients(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The gradients of one step, by parameter name."""
+        ...
+
+
+def cross_entropy_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Gradients of the mean cross-entropy by parameter name; images [N, C, H, W], normalised; labels int64 [N]."""
+    parameters = dict(model.named_parameters())
+    gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), list(parameters.values()))
+    return dict(zip(parameters, gradients, strict=True))
+
+
+def train_locally(
+    model: nn.Module,
+    start: Weights,
+    images: Tensor,
+    labels: Tensor,
+    training: LocalTraining,
+    *,
+    hooks: LocalSteps,
+    generator: torch.Generator,
+    where: str,
+) -> Weights:
+    """Train from `start` by SGD and return the new weights.
+
+    Args:
+        model: the network; its own weights are overwritten.
+        start: weights to start from.
+        images: float [N, C, H, W], normalised.
+        labels: int64 [N].
+        training: batch size, rate, epochs, steps.
+        hooks: the client's defense, which may act on images and on gradients.
+        generator: shuffles the data.
+        where: names the client and round in an error.
+
+    Raises:
+        TrainingError: where a weight is no longer finite.
+    """
+    model.load_state_dict(start)
+    model.train()
+    images = hooks.transform_images(images)
+    parameters = dict(model.named_parameters())
+    remaining = training.step_count(len(labels))
+    while remaining > 0:
+        order = torch.randperm(len(labels), generator=generator)
+        for batch in order.split(training.batch_size)[:remaining]:
+            gradients = hooks.step_gradients(model, images[batch], labels[batch])
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.sub_(gradients[name], alpha=training.learning_rate)
+            remaining -= 1
+    trained = weights_of(model)
+    for name, tensor in trained.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(f"{where}: training made {name!r} not finite; lower the learning rate")
+    return trained
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model gets right on a test set.
+
+    Attributes:
+        accuracy: share of correct images, 0 to 1.
+        confusion: int64 [classes, classes]; row: true class, column: predicted class.
+        correct: bool [N], per test image.
+    """
+
+    accuracy: float
+    confusion: Tensor
+    correct: Tensor
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, weights: Weights, images: Tensor, labels: Tensor, class_count: int, batch_size: int = 500
+) -> Evaluation:
+    """Evaluate `weights` on normalised images [N, C, H, W] with labels int64 [N], in evaluation mode."""
+    model.load_state_dict(weights)
+    model.eval()
+    predicted = torch.cat([model(batch).argmax(dim=1) for batch in images.split(batch_size)])
+    correct = predicted == labels
+    confusion = torch.bincount(labels * class_count + predicted, minlength=class_count**2).view(
+        class_count, class_count
+    )
+    return Evaluation(float(correct.double().mean()), confusion, correct)
