@@ -184,7 +184,7 @@ def _row(cell: Cell, outcome: Outcome, detail: str, run: AttackRun | None) -> Ce
         evaluations=sum(item.evaluations for item in reconstructions),
         seconds=sum(item.seconds for item in reconstructions),
         findings=json.dumps(findings, sort_keys=True),
-        lpips_reason=perceptual_metrics(plan.workspace.lpips_trunk).lpips_reason if run else "not scored",
+        lpips_reason=perceptual_metrics(plan.workspace.lpips_trunk).lpips_reason if run else "",
     )
 
 

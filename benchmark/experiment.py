@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Iterator
+import inspect
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +27,7 @@ LAST = "last"
 class _Model(pydantic.BaseModel):
     """Every part of an experiment: frozen, and without keys that nobody reads."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Algorithm(_Model):
@@ -44,9 +46,9 @@ class Algorithm(_Model):
     @pydantic.field_validator("partition")
     @classmethod
     def _known_partition(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if "kind" not in value:
+        if not isinstance(value.get("kind"), str):
             raise ValueError(f"needs a kind: {', '.join(PARTITIONS.names())}")
-        _as_value_error(PARTITIONS.get, value["kind"])
+        _as_value_error(_check_partition_options, **value)
         return value
 
     @property
@@ -64,7 +66,7 @@ class DefenseSpec(_Model):
     """A defense by its registered name, or a stack of stages under a name of its own."""
 
     name: str
-    stages: tuple[Any, ...] | None = None
+    stages: tuple[str | dict[str, dict[str, Any] | None], ...] | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -184,16 +186,51 @@ class Experiment(_Model):
     victims: Victims = Victims()
     oracles: tuple[Oracle, ...] = ()
 
+    @pydantic.field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _distinct(value, "the seed {} is given twice")
+
+    @pydantic.field_validator("federations")
+    @classmethod
+    def _distinct_federations(cls, value: tuple[FederationSpec, ...]) -> tuple[FederationSpec, ...]:
+        _distinct(
+            [f"{spec.task}, {spec.algorithm.label}" for spec in value],
+            "tables would call two of them {}; put one into an experiment of its own",
+        )
+        return value
+
+    @pydantic.field_validator("adversaries")
+    @classmethod
+    def _known_adversaries(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            _as_value_error(parse_adversary, name)
+        return _distinct(value, "{} is given twice")
+
+    @pydantic.field_validator("attacks")
+    @classmethod
+    def _distinct_attacks(cls, value: tuple[AttackSpec, ...]) -> tuple[AttackSpec, ...]:
+        _distinct([spec.label for spec in value], "tables would call two of them {}; keep one, or name a class anew")
+        return value
+
+    @pydantic.field_validator("oracles")
+    @classmethod
+    def _built_oracles(cls, value: tuple[Oracle, ...]) -> tuple[Oracle, ...]:
+        for oracle in value:
+            if oracle is not Oracle.LABELS:
+                raise ValueError(f"the oracle {str(oracle)!r} is not built; there is: {Oracle.LABELS}")
+        return value
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> Experiment:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {list(self.seeds)} repeats a seed")
         for name in self.adversaries:
-            adversary = _as_value_error(parse_adversary, name)
-            if adversary.position is Position.COLLUSION:
+            if parse_adversary(name).position is Position.COLLUSION:
                 for federation in self.federations:
                     if federation.algorithm.clients < 2:
                         raise ValueError(f"adversary {name} needs two clients, {federation.task} has one")
+        for federation in self.federations:
+            if self.attacks and not federation.snapshots:
+                raise ValueError(f"attacks need snapshots, {federation.task} has none")
         if self.attacks and not (self.victims.probe or self.victims.real_round):
             raise ValueError("attacks need victims: give victims.probe or victims.real_round")
         if self.attacks and not self.adversaries:
@@ -211,16 +248,13 @@ class Experiment(_Model):
     ) -> Experiment:
         """The same experiment with fewer (or, by name, other) tasks, defenses, attacks, adversaries and seeds.
 
-        An attack or defense that the experiment does not list is added to it, with the first attack's budget; `plain`
-        stays, since it is everyone's positive control.
+        A task, attack or defense that the experiment does not list takes the place of one that it does: a task with the
+        settings of the first, an attack with the first one's budget. `plain` stays: it is everyone's positive control.
 
         Raises:
-            UsageError: where nothing is left, or a name is unknown.
+            UsageError: where a name is unknown.
         """
-        federations = tuple(spec for spec in self.federations if not tasks or spec.task in tasks)
-        if not federations:
-            present = ", ".join(sorted({spec.task for spec in self.federations}))
-            raise UsageError(f"experiment {self.name} has no task {' or '.join(tasks)}; it has: {present}")
+        federations = tuple(_pick_tasks(self.federations, tasks)) if tasks else self.federations
         if defenses:
             wanted = tuple(dict.fromkeys(["plain", *defenses]))
             federations = tuple(
@@ -246,6 +280,12 @@ class Experiment(_Model):
         )
 
 
+def _pick_tasks(present: tuple[FederationSpec, ...], wanted: tuple[str, ...]) -> Iterator[FederationSpec]:
+    for name in wanted:
+        matching = [spec for spec in present if spec.task == name]
+        yield from matching or [present[0].model_copy(update={"task": name})]
+
+
 def _defense_from(name: str) -> DefenseSpec:
     return validated_part(DefenseSpec, {"name": name})
 
@@ -256,10 +296,31 @@ def _pick(present: tuple[Any, ...], wanted: tuple[str, ...], make: Any) -> Itera
         yield by_name[name] if name in by_name else make(name)
 
 
-def _as_value_error(check: Any, *arguments: Any) -> Any:
+def _distinct(values: Sequence[Any], message: str) -> Any:
+    """The values, or a ValueError with the first that comes twice in place of the braces in `message`."""
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(message.format(value))
+    return values
+
+
+def _check_partition_options(kind: str, **options: Any) -> None:
+    """Raise UsageError for an unknown kind of partition, or options that it does not take, lacks or cannot read."""
+    divide = PARTITIONS.get(kind)
+    hints = typing.get_type_hints(divide)
+    parameters = inspect.signature(divide).parameters.values()
+    fields: dict[str, Any] = {
+        parameter.name: (hints[parameter.name], ... if parameter.default is parameter.empty else parameter.default)
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "generator"
+    }
+    validated_part(pydantic.create_model("Options", __base__=_Model, **fields), options)
+
+
+def _as_value_error(check: Any, *arguments: Any, **options: Any) -> Any:
     """Run a check of the house inside a pydantic validator, which understands ValueError."""
     try:
-        return check(*arguments)
+        return check(*arguments, **options)
     except UsageError as error:
         raise ValueError(str(error)) from error
 

@@ -37,16 +37,17 @@ def keyring_to_bytes(keyring: Mapping[str, KeyMaterial]) -> bytes:
 
 
 def keyring_from_bytes(content: bytes, stages: Sequence[Stage], where: str) -> dict[str, KeyMaterial]:
-    """Read what `keyring_to_bytes` wrote; stages that it does not name get empty material."""
+    """Read what `keyring_to_bytes` wrote for these stages; raises MalformedMessage for anything else."""
     tensors = raw_tensors_from_bytes(content, where)
     known = {f"{stage.name}.{part}" for stage in stages for part in ("secret", "public")}
-    if not tensors.keys() <= known or any(t.dtype != torch.uint8 or t.dim() != 1 for t in tensors.values()):
+    if tensors.keys() != known or any(t.dtype != torch.uint8 or t.dim() != 1 for t in tensors.values()):
         raise MalformedMessage(f"{where}: not key material for the stages {', '.join(stage.name for stage in stages)}")
 
-    def part(name: str) -> bytes:
-        return tensors[name].numpy().tobytes() if name in tensors else b""
-
-    return {stage.name: KeyMaterial(part(f"{stage.name}.secret"), part(f"{stage.name}.public")) for stage in stages}
+    content_of = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    return {
+        stage.name: KeyMaterial(content_of[f"{stage.name}.secret"], content_of[f"{stage.name}.public"])
+        for stage in stages
+    }
 
 
 def _as_tensor(content: bytes) -> Tensor:
@@ -245,7 +246,7 @@ class StackServer(_KeyHolder):
 
     def adopt(self, envelope: Envelope, context: RoundContext) -> None:
         """See `ServerParty.adopt`."""
-        envelope.check_route(context.round, [Phase.INITIAL], context.cohort, SERVER)
+        envelope.check_route(context.round, [Phase.INITIAL], context.cohort[:1], SERVER)
         self.state = envelope.payload
 
     def broadcast(self, phase: str, receivers: Sequence[str], context: RoundContext) -> list[Envelope]:

@@ -121,7 +121,7 @@ class _Walk:
         out = self._solver.add(layer.out_channels)
         if layer.groups > 1:
             self._solver.link_groups(source.space, out, layer.groups, f"convolution {str(node.target)!r}")
-        self._declare(node, TensorAxes(out, source.space, source.expansion, layer.groups))
+        self._declare(node, TensorAxes(out, source.space, groups=layer.groups))
         return _Channels(out)
 
     def _linear(self, node: torch.fx.Node, _: str) -> _Channels:
@@ -188,7 +188,7 @@ class _Walk:
         if before[:2] == after[:2]:
             return source
         if tuple(after) == (before[0], math.prod(before[1:])):
-            return _Channels(source.space, source.expansion * math.prod(before[2:]))
+            return _Channels(source.space, math.prod(before[2:]))
         raise self._network.refusal(node, f"{operation} from {tuple(before)} to {tuple(after)}; flatten from axis 1 on")
 
     def _sum(self, node: torch.fx.Node, operation: str) -> _Channels:

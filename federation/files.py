@@ -27,7 +27,7 @@ def atomic_write(path: Path | str, *, private: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o600 if private else 0o644)
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

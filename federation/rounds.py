@@ -23,6 +23,9 @@ from federation.weights import Weights
 LocalUpdate: TypeAlias = Callable[[ClientParty, Weights], Weights]
 """Trains one client from the weights that it recovered and returns the weights that it trained."""
 
+Wire: TypeAlias = Callable[[bytes], bytes]
+"""What arrives of an envelope's bytes: the same, unless somebody on the wire interferes."""
+
 
 def choose_cohort(clients: int, fraction: float, generator: np.random.Generator) -> tuple[str, ...]:
     """FedAvg's S_t: m = max(C * K, 1) of K clients at random, in index order (C * K rounded down)."""
@@ -33,11 +36,12 @@ def choose_cohort(clients: int, fraction: float, generator: np.random.Generator)
 class _Post:
     """Delivers envelopes by way of their bytes and keeps the transcript."""
 
-    def __init__(self) -> None:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
         self.delivered: list[Envelope] = []
 
     def send(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
-        arrived = [Envelope.from_bytes(envelope.to_bytes()) for envelope in envelopes]
+        arrived = [Envelope.from_bytes(self._wire(envelope.to_bytes())) for envelope in envelopes]
         self.delivered.extend(arrived)
         return arrived
 
@@ -64,16 +68,18 @@ class Federation:
         parties: the defense's roles.
         sample_counts: training images per client.
         seed: seeds each party's rounding randomness, by round and party (never its keys).
+        wire: called with the bytes of every envelope in turn, returns those that arrive.
     """
 
-    def __init__(self, parties: Parties, sample_counts: Mapping[str, int], *, seed: int) -> None:
+    def __init__(self, parties: Parties, sample_counts: Mapping[str, int], *, seed: int, wire: Wire = bytes) -> None:
         self.parties = parties
         self.sample_counts = dict(sample_counts)
         self._seed = seed
+        self._wire = wire
 
     def issue_keys(self, number: int, cohort: Sequence[str]) -> Transcript:
         """Hand out the keys that are due before this round."""
-        post = _Post()
+        post = _Post(self._wire)
         self._issue_keys(self._context(number, tuple(cohort), variant=0), post, _Clock())
         return Transcript(post.delivered)
 
@@ -81,7 +87,7 @@ class Federation:
         """Keys are issued to all, and the first client hands the protected initial model to the server."""
         names = tuple(self.sample_counts)
         context = self._context(0, names, variant=-1)
-        post, clock = _Post(), _Clock()
+        post, clock = _Post(self._wire), _Clock()
         self._issue_keys(context, post, clock)
         first = self.parties.clients[names[0]]
         with clock.running("protect"):
@@ -102,7 +108,7 @@ class Federation:
             variant: tells apart several rounds with one number (probes), for the rounding randomness.
         """
         context = self._context(number, tuple(cohort), variant)
-        parties, post, clock = self.parties, _Post(), _Clock()
+        parties, post, clock = self.parties, _Post(self._wire), _Clock()
         self._issue_keys(context, post, clock)
         contexts = {name: self._as_party(context, name) for name in cohort}
         for arrived in post.send(parties.server.broadcast(Phase.BROADCAST, cohort, context)):
@@ -135,7 +141,7 @@ class Federation:
     def release(self, number: int, receivers: Sequence[str]) -> Transcript:
         """Send the current global model out once more."""
         context = self._context(number, tuple(receivers), variant=-2)
-        return Transcript(_Post().send(self.parties.server.broadcast(Phase.RELEASE, receivers, context)))
+        return Transcript(_Post(self._wire).send(self.parties.server.broadcast(Phase.RELEASE, receivers, context)))
 
     def recover(self, envelope: Envelope) -> Weights:
         """What the receiver of a released model recovers from it."""

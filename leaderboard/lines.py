@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.store import SCORED, UNDEFENDED, RunTables
+from benchmark.store import CELL_KEY, SCORED, UNDEFENDED, RunTables
 from leaderboard.statistics import Interval, Scores, bootstrap_mean, clears_floor
 
 SUCCESS_MSE = 1e-2
@@ -193,10 +193,7 @@ def defense_order(defense: str) -> tuple[bool, str]:
     return (defense != UNDEFENDED, defense)
 
 
-LINE_KEY = [
-    *("task", "algorithm", "victim_kind", "position", "knowledge", "oracles"),
-    *("defense", "attack", "snapshot", "regime", "role"),
-]
+LINE_KEY = [name for name in CELL_KEY if name != "seed"]
 
 
 def gather_lines(tables: RunTables) -> list[Line]:

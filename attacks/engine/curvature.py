@@ -35,13 +35,13 @@ class CurvatureMemory:
             return
         slot, history = self._oldest[trials], self._history
         root = torch.where(chosen, product, torch.ones_like(product)).sqrt()[:, None]
-        pair = torch.stack([step / root, change / root], dim=2).masked_fill(~chosen[:, None, None], 0)
-        self._pairs[trials, slot], self._pairs[trials, history + slot] = pair[trials].unbind(2)
-        products = torch.bmm(self._pairs, pair)[trials]
-        self._across[trials, slot] = products[:, history:, 0]
-        self._across[trials, :, slot] = products[:, :history, 1]
-        self._among[trials, slot] = products[:, history:, 1]
-        self._among[trials, :, slot] = products[:, history:, 1]
+        pair = torch.stack([step / root, change / root], dim=1)
+        self._pairs[trials, slot], self._pairs[trials, history + slot] = pair[trials].unbind(1)
+        with_step, with_change = self._products(pair)[trials].unbind(1)
+        self._across[trials, slot] = with_step[:, history:]
+        self._across[trials, :, slot] = with_change[:, :history]
+        self._among[trials, slot] = with_change[:, history:]
+        self._among[trials, :, slot] = with_change[:, history:]
         self._scale[trials] = 1 / self._among[trials, slot, slot]
         self._oldest[trials] = (slot + 1) % history
 
@@ -58,7 +58,7 @@ class CurvatureMemory:
     def inverse_hessian_times(self, gradient: Tensor) -> Tensor:
         """The inverse Hessian estimate times `gradient`, [T, D]; the gradient itself where nothing is remembered."""
         history, scale = self._history, self._scale[:, None]
-        along_steps, along_changes = torch.bmm(self._pairs, gradient[:, :, None])[:, :, 0].split(history, dim=1)
+        along_steps, along_changes = self._products(gradient[:, None])[:, 0].split(history, dim=1)
         by_age = (self._oldest[:, None] + torch.arange(history, device=gradient.device)) % history
         rows, columns = by_age[:, :, None].expand(-1, -1, history), by_age[:, None, :].expand(-1, history, -1)
         across = self._across.gather(1, rows).gather(2, columns).triu()
@@ -73,3 +73,10 @@ class CurvatureMemory:
         of_changes = torch.empty_like(along_steps).scatter_(1, by_age, -scale * first[:, :, 0])
         combined = torch.bmm(torch.cat([of_steps, of_changes], dim=1)[:, None, :], self._pairs)[:, 0]
         return scale * gradient + combined
+
+    def _products(self, vectors: Tensor) -> Tensor:
+        """Inner products [T, n, 2h] of vectors [T, n, D] with what is stored.
+
+        (Few rows by many columns: the transposed product takes MKL four times as long.)
+        """
+        return torch.bmm(vectors, self._pairs.transpose(1, 2))

@@ -27,7 +27,7 @@ class LBFGS:
             zero, such as a distance of gradients; 0 switches it off).
     """
 
-    history: int = 20
+    history: int = 100
     decrease: float = 1e-4
     curvature: float = 0.9
     attempts: int = 12

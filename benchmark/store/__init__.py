@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from benchmark.store.folder import Run, RunTables, correct_bits, read_run
+from benchmark.store.folder import Run, RunTables, correct_bits, read_manifest, read_run
 from benchmark.store.rows import (
+    CELL_KEY,
     EVALUATOR_VERSION,
     SCORED,
+    TRAINING_KEY,
     UNDEFENDED,
     CellRow,
     ImageRow,
@@ -18,8 +20,10 @@ from benchmark.store.rows import (
 )
 
 __all__ = [
+    "CELL_KEY",
     "EVALUATOR_VERSION",
     "SCORED",
+    "TRAINING_KEY",
     "UNDEFENDED",
     "CellRow",
     "ImageRow",
@@ -31,6 +35,7 @@ __all__ = [
     "TrainingRow",
     "VictimKind",
     "correct_bits",
+    "read_manifest",
     "read_run",
     "schema",
 ]

@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from benchmark.store.rows import (
+    CELL_KEY,
     ROWS,
     SCORED,
+    TRAINING_KEY,
     CellRow,
     ImageRow,
     Manifest,
@@ -108,7 +110,7 @@ def read_run(path: Path | str) -> RunTables:
             evaluator versions.
     """
     run = Run(path)
-    manifest = _read_manifest(run)
+    manifest = read_manifest(path)
     frames = {name: _read_table(run, name, manifest) for name in ROWS}
     tables = RunTables(**frames, manifest=manifest, directory=run.directory)
     _check(tables)
@@ -143,7 +145,13 @@ def _frame(table: pa.Table, row: type) -> pd.DataFrame:
     return frame
 
 
-def _read_manifest(run: Run) -> Manifest:
+def read_manifest(directory: Path | str) -> Manifest:
+    """Read the manifest alone, which holds whatever the evaluator version of the tables beside it.
+
+    Raises:
+        DataError: no manifest there, or a malformed one.
+    """
+    run = Run(directory)
     path = run.manifest_path
     if not path.is_file():
         raise DataError(
@@ -198,10 +206,17 @@ def _check(tables: RunTables) -> None:
             raise DataError(
                 f"{where}: cells.{column} is {sorted(unknown)[0]!r}, expected one of {', '.join(get_args(vocabulary))}"
             )
-    for name, key in (("trainings", "training"), ("cells", "cell")):
-        repeated = getattr(tables, name)[key].duplicated()
-        if repeated.any():
-            raise DataError(f"{where}: {name} holds {getattr(tables, name)[key][repeated].iloc[0]!r} more than once")
+    for name, key in (
+        ("trainings", ("training",)),
+        ("trainings", TRAINING_KEY),
+        ("cells", ("cell",)),
+        ("cells", CELL_KEY),
+    ):
+        frame = getattr(tables, name)
+        repeated = frame[frame.duplicated(list(key))]
+        if len(repeated):
+            what = ", ".join(str(repeated.iloc[0][column]) for column in key)
+            raise DataError(f"{where}: {name} holds more than one row of {what}")
     scored = tables.cells[tables.cells["outcome"].isin(SCORED)]
     _check_references(where, "cells.training", scored["training"], tables.trainings["training"])
     _check_references(

@@ -167,6 +167,13 @@ class Manifest:
     """Table to SHA-256 of its file, filled in on writing."""
 
 
+TRAINING_KEY = ("task", "algorithm", "defense", "reference", "seed")
+CELL_KEY = (
+    *("task", "algorithm", "victim_kind", "position", "knowledge", "oracles"),
+    *("defense", "attack", "snapshot", "regime", "role", "seed"),
+)
+"""What tells one training, or one cell, from every other of its run, and finds it again in another run."""
+
 ROWS: dict[str, type] = {"trainings": TrainingRow, "cells": CellRow, "images": ImageRow}
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
 

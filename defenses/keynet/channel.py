@@ -120,7 +120,7 @@ class _Gather:
     def along(cls, out_permutation: Integers, in_permutation: Integers, groups: int) -> _Gather:
         """The gather that permutes both axes; groups move as a whole, so a column's place in its group is enough."""
         width = len(in_permutation) // groups
-        return cls(out_permutation.reshape(groups, -1, 1) * width, in_permutation.reshape(groups, 1, -1))
+        return cls(out_permutation.reshape(groups, -1, 1) * width, in_permutation.reshape(groups, 1, -1) % width)
 
     def index(self) -> Integers:
         """[runs], the source of every run."""

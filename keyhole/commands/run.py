@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmark.engines.local import LocalEngine
 from benchmark.estimate import estimated_seconds
-from benchmark.experiment import Experiment, load_experiment
-from benchmark.harness import run_experiment
-from benchmark.workspace import Workspace, ensure_root, secret_root_beside
+from benchmark.experiment import Experiment
+from benchmark.workspace import Workspace
 from federation.errors import UsageError
+from keyhole import api
+from keyhole.output import print_json, print_report, shown
 from keyhole.progress import progress_for_this_output
 from leaderboard.report import write_report
-from leaderboard.summary import print_summary, summary_as_json
-
-DEFAULT = "quick"
 
 
 def run(
@@ -66,58 +61,34 @@ def run(
     """Run an experiment: train under every defense, attack, score, rank. Writes runs/NAME/."""
     if experiment and preset:
         raise UsageError(f"give an experiment ({experiment}) or a preset of the default one ({preset}), not both")
-    chosen = load_experiment(experiment or preset or DEFAULT).narrowed(
-        tasks=tuple(task or ()),
-        defenses=tuple(defense or ()),
-        attacks=tuple(attack or ()),
-        adversaries=tuple(adversary or ()),
-        seeds=tuple(seed or ()),
-    )
-    directory = (out or Path("runs") / chosen.name).resolve()
-    workspace = Workspace(
-        directory=directory,
-        root_file=(secret_root or secret_root_beside(directory)).resolve(),
+    started = time.perf_counter()
+    tables = api.run(
+        experiment or preset or api.DEFAULT_EXPERIMENT,
+        tasks=task or (),
+        defenses=defense or (),
+        attacks=attack or (),
+        adversaries=adversary or (),
+        seeds=seed or (),
+        out=out,
+        fresh=not resume,
+        workers=workers,
         data_directory=data_dir,
         download=download,
         lpips_trunk=lpips_trunk,
+        secret_root=secret_root,
+        progress=progress_for_this_output(quiet=as_json),
+        announce=None if as_json else _announce,
     )
-    if not resume:
-        _clear(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    ensure_root(workspace.root_file)
-    progress = progress_for_this_output(quiet=as_json)
-    if not as_json:
-        _announce(chosen, workspace, workers)
-    started = time.perf_counter()
-    with progress:
-        run_experiment(chosen, workspace, progress=progress, engine=LocalEngine(workers))
-    page = write_report(directory)
+    report = write_report(tables.directory)
     if as_json:
-        typer.echo(json.dumps(summary_as_json(directory), indent=2))
+        print_json(report)
         return
-    print_summary(directory)
+    print_report(report)
     minutes = (time.perf_counter() - started) / 60
-    typer.echo(f"Done in {minutes:.1f} min. Results: {_shown(directory)}; page: {_shown(page)}")
+    typer.echo(f"Done in {minutes:.1f} min. Results: {shown(tables.directory)}; page: {shown(report.page)}")
 
 
-def _announce(experiment: Experiment, workspace: Workspace, workers: int | None) -> None:
+def _announce(experiment: Experiment, workspace: Workspace, workers: int) -> None:
     typer.echo(f"Experiment {experiment.name}: {experiment.preset}")
-    seconds = estimated_seconds(experiment, workspace, LocalEngine(workers).workers)
-    typer.echo(
-        f"Takes about {max(seconds / 60, 0.5):.1f} min on this machine, less where an earlier run got part of the way."
-    )
-
-
-def _clear(directory: Path) -> None:
-    """Remove an earlier run's results; anything that is not a run is left alone, with an error."""
-    if not directory.exists() or not any(directory.iterdir()):
-        return
-    if not (directory / "artefacts").is_dir():
-        raise UsageError(f"{directory} is not the folder of a run; --fresh removes only those")
-    shutil.rmtree(directory)
-
-
-def _shown(path: Path) -> str:
-    """The path as a person would type it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    minutes = max(estimated_seconds(experiment, workspace, workers) / 60, 0.5)
+    typer.echo(f"Takes about {minutes:.1f} min on this machine, less where an earlier run got part of the way.")

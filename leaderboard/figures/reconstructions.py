@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image, UnidentifiedImageError
 
 from federation.errors import DataError
@@ -21,7 +22,13 @@ from leaderboard.trainings import TrainingSummary
 
 PICKS = ("best", "median", "worst")
 CELL = 0.98
-"""Side of an image, in inches."""
+"""Side of an image, in inches; the lengths below are in sides."""
+SEAM, GAP = 0.05, 0.26
+"""Between the images of a pair, and between pairs."""
+PAIR = 2 + SEAM + GAP
+ROW = 1.32
+LABEL, HEAD = 2.15, 0.4
+"""Room for the names of rows, and above the first row."""
 
 
 def draw_reconstructions(
@@ -77,28 +84,32 @@ def _caption(setting: Setting, ranking: Ranking, provenance: str) -> str:
 
 
 def _draw(directory: Path, lines: Sequence[Line]) -> bytes:
-    widths = [2.1, 1, 1, 0.22, 1, 1, 0.22, 1, 1]
+    """All images in one pair of axes, whose unit is the side of an image: axes for each would take ten times as long."""
+    width, height = LABEL + len(PICKS) * PAIR - GAP, ROW * len(lines) + HEAD
     with look():
-        figure = Figure(figsize=(CELL * sum(widths), (CELL + 0.24) * len(lines) + 0.3))
-        grid = figure.add_gridspec(len(lines), len(widths), width_ratios=widths, wspace=0.05, hspace=0.24)
+        figure = Figure(figsize=(CELL * width, CELL * height))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        for index, pick in enumerate(PICKS):
+            axes.text(LABEL + index * PAIR, HEAD - 0.1, pick, fontsize=10, fontweight="bold", va="bottom")
         for row, line in enumerate(lines):
-            _label(figure.add_subplot(grid[row, 0]), line)
-            for pick, image in zip(PICKS, _picks(line), strict=True):
-                column = 1 + 3 * PICKS.index(pick)
-                pair = [figure.add_subplot(grid[row, column + offset]) for offset in range(2)]
-                _show(pair[0], _read(directory, str(image["original"])))
-                _show(pair[1], _read(directory, str(image["reconstruction"])))
-                pair[1].set_xlabel(f"{image['psnr']:.1f} dB", fontsize=8, labelpad=2)
-                if row == 0:
-                    pair[0].set_title(pick, fontsize=10, fontweight="bold", loc="left")
+            top = HEAD + row * ROW
+            _label(axes, line, top)
+            for index, image in enumerate(_picks(line)):
+                left = LABEL + index * PAIR
+                _show(axes, _read(directory, str(image["original"])), left, top)
+                _show(axes, _read(directory, str(image["reconstruction"])), left + 1 + SEAM, top)
+                below = (left + 1.5 + SEAM, top + 1.04)
+                axes.text(*below, f"{image['psnr']:.1f} dB", fontsize=8, ha="center", va="top")
+        axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
         return png(figure)
 
 
-def _label(axes: Axes, line: Line) -> None:
-    axes.set_axis_off()
-    axes.text(0, 0.6, _folded(line.defense), fontsize=9.5, fontweight="bold", color=INK, va="bottom")
+def _label(axes: Axes, line: Line, top: float) -> None:
+    axes.text(0, top + 0.4, _folded(line.defense), fontsize=9.5, fontweight="bold", color=INK, va="bottom")
     note = "prior guess" if line.by_shortcut else line.regime
-    axes.text(0, 0.54, f"{_folded(line.name)}\n{note}", fontsize=8, color=QUIET, va="top", linespacing=1.35)
+    words = f"{_folded(line.name)}\n{_folded(note)}"
+    axes.text(0, top + 0.47, words, fontsize=8, color=QUIET, va="top", linespacing=1.35)
 
 
 def _folded(name: str, width: int = 24) -> str:
@@ -112,12 +123,10 @@ def _picks(line: Line) -> list[pd.Series]:
     return [ordered.iloc[0], ordered.iloc[len(ordered) // 2], ordered.iloc[-1]]
 
 
-def _show(axes: Axes, image: npt.NDArray[np.uint8]) -> None:
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color="#cbd2d9", linewidth=0.6)
+def _show(axes: Axes, image: npt.NDArray[np.uint8], left: float, top: float) -> None:
+    extent = (left, left + 1, top + 1, top)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
+    axes.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor="#cbd2d9", linewidth=0.6))
 
 
 def _read(directory: Path, name: str) -> npt.NDArray[np.uint8]:

@@ -33,6 +33,11 @@ class Picture:
     caption: str
     png: bytes
 
+    @property
+    def width(self) -> int:
+        """Width in CSS pixels, of which an inch has 96, from the PNG's header."""
+        return round(int.from_bytes(self.png[16:20]) * 96 / RESOLUTION)
+
 
 @dataclass(frozen=True)
 class Styles:

@@ -93,17 +93,23 @@ def markdown_text(tables: Sequence[Table], *, level: int = 2) -> str:
     for table in tables:
         columns = table.reaching(Reach.PAGE)
         rule = ["---:" if column.numeric else "---" for column in columns]
-        rows = [[_markdown(column.show(record.get(column.name))) for column in columns] for record in table.records]
-        lines = [[_markdown(column.heading) for column in columns], rule, *rows]
-        parts.append(f"{'#' * level} {_markdown(table.title)}")
+        rows = [
+            [markdown_escape(column.show(record.get(column.name))) for column in columns] for record in table.records
+        ]
+        lines = [[markdown_escape(column.heading) for column in columns], rule, *rows]
+        parts.append(f"{'#' * level} {markdown_escape(table.title)}")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        parts += [_markdown(table.caption)] if table.caption else []
-        parts += ["\n".join(f"- {_markdown(note)}" for note in table.notes)] if table.notes else []
-    parts.append("\n".join(f"- **{_markdown(heading)}**: {_markdown(meaning)}" for heading, meaning in legend(tables)))
+        parts += [markdown_escape(table.caption)] if table.caption else []
+        parts += ["\n".join(f"- {markdown_escape(note)}" for note in table.notes)] if table.notes else []
+    parts.append(
+        "\n".join(
+            f"- **{markdown_escape(heading)}**: {markdown_escape(meaning)}" for heading, meaning in legend(tables)
+        )
+    )
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(value: str) -> str:
+def markdown_escape(value: str) -> str:
     return re.sub(r"([\\`*_<>\[\]|#~])", r"\\\1", text(value))
 
 

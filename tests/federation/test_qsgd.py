@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -44,6 +44,7 @@ def packed_by_hand(quantised: Quantised, config: QsgdConfig) -> bytes:
     return quantised.norms.numpy().tobytes() + (number << (-bits % 8)).to_bytes(-(-bits // 8), "big")
 
 
+@settings(deadline=None)
 @given(vectors, configs, st.integers(0, 99))
 def test_values_go_to_a_neighbouring_level_of_their_own_sign(vector: Tensor, config: QsgdConfig, seed: int) -> None:
     quantised = quantise(vector, config, generator(seed))
@@ -56,6 +57,7 @@ def test_values_go_to_a_neighbouring_level_of_their_own_sign(vector: Tensor, con
         assert ((dequantise(quantised, config).double() - vector).abs() <= step + tolerance).all()
 
 
+@settings(deadline=None)
 @given(vectors, configs, st.integers(0, 99))
 def test_bytes_read_back_and_are_the_packed_bits(vector: Tensor, config: QsgdConfig, seed: int) -> None:
     quantised = quantise(vector, config, generator(seed))

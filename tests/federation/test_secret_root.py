@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -39,6 +39,7 @@ def test_stream_is_shake256_of_root_and_block_number() -> None:
     assert ROOT.stream(40_000) == b"".join(blocks)[:40_000]
 
 
+@settings(deadline=None)
 @given(labels, labels)
 def test_labels_are_told_apart(one: list[str | int], other: list[str | int]) -> None:
     same = [(type(label), label) for label in one] == [(type(label), label) for label in other]
@@ -51,6 +52,7 @@ def test_text_and_number_differ_and_derivation_never_repeats_its_root_or_stream(
     assert ROOT.derive("a") != SecretRoot(ROOT.stream(32))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 20_000), max_size=5))
 def test_stream_does_not_depend_on_how_it_is_cut(sizes: list[int]) -> None:
     reader = ROOT.reader()
@@ -63,6 +65,7 @@ def test_fresh_roots_differ() -> None:
     assert SecretRoot.fresh() != SecretRoot.fresh()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200))
 def test_permutation_is_one(size: int) -> None:
     assert sorted(ROOT.derive(size).reader().permutation(size)) == list(range(size))

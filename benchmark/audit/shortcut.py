@@ -1,0 +1,171 @@
+"""The ciphertext shortcut is earned: messages of chosen weights must pass every test that tells fakes from ciphertext."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+
+from benchmark.audit.chosen import CLIENTS, ChosenFederation, chosen
+from benchmark.audit.distinguishers import BYTE_TESTS, HISTOGRAM_BYTES, Sample, telling_bytes
+from benchmark.audit.residues import linked_residues, public_moduli
+from benchmark.audit.stand_in import stand_in
+from defenses.base import Claim, Defense
+from federation.errors import KeyholeError
+from federation.messages import Envelope, Transcript
+from federation.network import Network
+from federation.protocol import Phase
+from federation.secret_root import SecretRoot
+from federation.seeds import torch_generator
+from federation.threat import Ciphertext, Position
+from federation.weights import Kind, Layout, TensorSpec, Weights, floating
+
+LARGEST_NETWORK = 100_000
+"""Values up to which the opening messages of the network itself are looked at, not the stand-in's alone."""
+
+BOUND = 1.0
+FLAT_VALUE = 1.2345678e-6
+
+WeightsName: TypeAlias = Literal["flat", "random"]
+
+SCHEDULE: tuple[tuple[WeightsName, WeightsName], ...] = (("flat", "flat"), ("flat", "random"), ("random", "random"))
+"""What the two clients send, by round: each sends either kind, one of them flat weights twice, the other random ones."""
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """The verdict of an audit, and in words what it rests on."""
+
+    passed: bool
+    reason: str
+
+
+@dataclass
+class _Evidence:
+    """What the wire carried: messages of clients by phase, every payload that holds a model, and key messages.
+
+    `open_to` says which positions read something else than ciphertext.
+    """
+
+    where: str
+    open_to: list[str] = field(default_factory=list)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    payloads: list[bytes] = field(default_factory=list)
+    keys: Transcript = field(default_factory=Transcript)
+
+    def add(self, envelope: Envelope, weights: WeightsName) -> None:
+        sample = Sample(envelope.sender, weights, envelope.payload)
+        self.samples.setdefault(envelope.phase, []).append(sample)
+
+
+def earned_shortcut(defense: Defense, network: Network, root: SecretRoot) -> AuditResult:
+    """Whether `defense` may be scored as ciphertext to whoever lacks the key, without running an attack.
+
+    It must claim to hide every tensor of `network` but counters, show the server and an eavesdropper ciphertext, and
+    send messages of chosen weights that pass the tests of `distinguishers` and `residues`. Whole rounds are played on a
+    stand-in: a codec takes a model as a list of named tensors and does the same to each, and the stand-in has every
+    kind. Of `network` itself, up to `LARGEST_NETWORK` values, the opening messages are tested, since they can be made
+    without decrypting anything. A scheme that protects a small model and not a large one only in its uploads would go
+    unnoticed; passing is no proof of secrecy, it rules out the fakes that are known.
+
+    Args:
+        defense: the defense.
+        network: the network that it shall protect.
+        root: where the audit's keys come from. The verdict depends on it and on fresh randomness with a probability
+            under 1e-7 alone.
+    """
+    open_tensors = [
+        spec.name for spec in floating(network.layout) if defense.claims(network)[spec.name] is not Claim.HIDDEN
+    ]
+    if open_tensors:
+        return AuditResult(False, f"it does not claim to hide {open_tensors[0]!r}")
+    try:
+        refusal = next((reason for found in _evidence(defense, network, root) if (reason := _refusal(found))), None)
+    except KeyholeError as error:
+        refusal = f"it could not be played: {error}"
+    if refusal is not None:
+        return AuditResult(False, refusal)
+    return AuditResult(True, "messages of chosen weights pass every distinguishing test")
+
+
+def _evidence(defense: Defense, network: Network, root: SecretRoot) -> Iterator[_Evidence]:
+    yield _rounds(defense, stand_in(), root)
+    if network.parameter_count <= LARGEST_NETWORK:
+        yield _openings(defense, network, root)
+
+
+def _rounds(defense: Defense, network: Network, root: SecretRoot) -> _Evidence:
+    """Rounds in which both clients send flat and random weights."""
+    federation, weights = ChosenFederation(defense, network, root), _chosen_weights(network.layout)
+    evidence = _Evidence("on a small stand-in network")
+    opening = federation.start(weights["random"])
+    evidence.keys = opening.phase(Phase.KEYS)
+    evidence.payloads += [envelope.payload for envelope in opening.phase(Phase.INITIAL)]
+    for number, names in enumerate(SCHEDULE):
+        sent = dict(zip(CLIENTS, names, strict=True))
+        record = federation.play(number, {client: chosen(weights[name]) for client, name in sent.items()})
+        for position in (Position.SERVER, Position.EAVESDROPPER):
+            view = federation.view(record, position)
+            if not isinstance(view, Ciphertext):
+                evidence.open_to.append(f"the {position} reads {type(view).__name__}, not ciphertext")
+        for envelope in record.transcript:
+            if envelope.sender in sent:
+                evidence.add(envelope, sent[envelope.sender])
+            if envelope.phase in (Phase.BROADCAST, Phase.UPLOAD):
+                evidence.payloads.append(envelope.payload)
+    return evidence
+
+
+def _openings(defense: Defense, network: Network, root: SecretRoot) -> _Evidence:
+    """The first client's opening messages for flat weights, twice, and for random ones."""
+    federation, weights = ChosenFederation(defense, network, root), _chosen_weights(network.layout)
+    evidence = _Evidence("in an opening message of this network")
+    names: tuple[WeightsName, ...] = ("flat", "flat", "random")
+    for name in names:
+        transcript = federation.start(weights[name])
+        evidence.keys = evidence.keys or transcript.phase(Phase.KEYS)
+        for envelope in transcript.phase(Phase.INITIAL):
+            evidence.add(envelope, name)
+            evidence.payloads.append(envelope.payload)
+    return evidence
+
+
+def _refusal(evidence: _Evidence) -> str | None:
+    """The reason of the first test that fails, or None."""
+    if evidence.open_to:
+        return evidence.open_to[0]
+    for phase, samples in evidence.samples.items():
+        for test in BYTE_TESTS:
+            reason = test(samples)
+            if reason is not None:
+                return f"{reason} ({phase}, {evidence.where})"
+    if max((telling_bytes(samples) for samples in evidence.samples.values()), default=0) < HISTOGRAM_BYTES[0]:
+        return f"too few bytes depend on the weights to judge ({evidence.where})"
+    for modulus in public_moduli(evidence.keys):
+        reason = linked_residues(evidence.payloads, modulus)
+        if reason is not None:
+            return f"{reason} ({evidence.where})"
+    return None
+
+
+def _chosen_weights(layout: Layout) -> dict[WeightsName, Weights]:
+    """Flat and random weights with the same largest magnitude in every tensor and the same counters."""
+    generator = torch_generator("weights of the wire audit")
+
+    def flat(spec: TensorSpec) -> torch.Tensor:
+        if spec.kind is Kind.COUNTER:
+            return torch.ones(spec.shape, dtype=spec.dtype)
+        values = torch.full(spec.shape, FLAT_VALUE, dtype=spec.dtype)
+        values.view(-1)[:1] = BOUND
+        return values
+
+    def random(spec: TensorSpec) -> torch.Tensor:
+        if spec.kind is Kind.COUNTER:
+            return torch.ones(spec.shape, dtype=spec.dtype)
+        values = torch.empty(spec.shape, dtype=spec.dtype).uniform_(-BOUND, BOUND, generator=generator)
+        values.view(-1)[:1] = BOUND
+        return values
+
+    return {"flat": {spec.name: flat(spec) for spec in layout}, "random": {spec.name: random(spec) for spec in layout}}
