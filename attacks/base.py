@@ -166,7 +166,10 @@ def build_attack(reference: str, options: Mapping[str, object] | None = None) ->
         UsageError: for unknown names (with near matches) and options that do not exist or fit.
     """
     attack_class: Any = load_class_from_file(reference) if ".py:" in reference else ATTACKS.get(reference)
-    if not issubclass(attack_class, Attack):
+    if not isinstance(attack_class, type) or not issubclass(attack_class, Attack):
         raise UsageError(f"{reference} is not an attack: it does not derive from attacks.base.Attack")
+    lacking = sorted(attack_class.__abstractmethods__ | ({"name"} - set(dir(attack_class))))
+    if lacking:
+        raise UsageError(f"{reference} is not a whole attack: it lacks {', '.join(lacking)}")
     built: Attack = build_with_options(attack_class, options or {}, f"attack {reference!r}")
     return built

@@ -143,11 +143,15 @@ def _known_labels(history: History, victims: Sequence[Victim], target: Gradients
     known = [labels for labels in granted if labels is not None]
     if len(known) == len(victims):
         return F.one_hot(torch.stack(known), classes).float()
-    facts = history[victims[0].observation].facts
-    if victims[0].image_count > 1 or facts.batch_size > 1:
+    if not all(_made_from_one_image(history[victim.observation], victim) for victim in victims):
         return None
     labels = last_layer_labels(target, classes)
     return None if labels is None else F.one_hot(labels, classes).float()[:, None]
+
+
+def _made_from_one_image(observation: Observation, victim: Victim) -> bool:
+    facts = observation.facts
+    return min(facts.steps * facts.batch_size, facts.sample_counts[victim.sender]) == 1
 
 
 def _reconstruction(

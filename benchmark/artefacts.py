@@ -42,6 +42,7 @@ def code_digest(*packages: str) -> str:
     return digest(sources, versions)
 
 
-def class_digest(cls: type) -> str:
-    """The hash of the file that a class comes from: what a plug-in outside the packages was when it ran."""
-    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()[:20]
+def source_digest(entry: Any) -> str:
+    """The hash of the file that a class or function comes from: what a plug-in outside the packages was when it ran."""
+    origin = inspect.unwrap(entry) if inspect.isroutine(entry) else entry if isinstance(entry, type) else type(entry)
+    return hashlib.sha256(Path(inspect.getfile(origin)).read_bytes()).hexdigest()[:20]

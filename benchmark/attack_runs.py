@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import time
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, Reconstruction, prior_guess, restricted
-from benchmark.artefacts import class_digest, code_digest, digest
+from benchmark.artefacts import code_digest, digest, source_digest
 from benchmark.experiment import AttackSpec
 from benchmark.metrics.pixel import to_eight_bit
 from benchmark.workspace import Workspace
 from federation.errors import DataError
-from federation.files import atomic_write, write_text
+from federation.files import write_bytes, write_text
+from federation.messages import tensors_to_bytes
 from federation.seeds import torch_generator
 from federation.threat import Observation, PlainModel, SparseLayers, Victim
 
@@ -57,7 +59,7 @@ class AttackRun:
         """Read a finished run; raises DataError for a damaged one."""
         try:
             content = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-            tensors = safetensors.torch.load_file(directory / "reconstructions.safetensors")
+            tensors = safetensors.torch.load((directory / "reconstructions.safetensors").read_bytes())
             reconstructions = tuple(
                 StoredReconstruction(tensors[f"{index}.images"], tensors.get(f"{index}.labels"), **facts)
                 for index, facts in enumerate(content["reconstructions"])
@@ -73,14 +75,12 @@ class AttackRun:
         tensors: dict[str, Tensor] = {}
         facts = []
         for index, item in enumerate(self.reconstructions):
-            tensors[f"{index}.images"] = item.images.contiguous()
+            tensors[f"{index}.images"] = item.images
             if item.labels is not None:
-                tensors[f"{index}.labels"] = item.labels.contiguous()
+                tensors[f"{index}.labels"] = item.labels
             names = ("objective", "evaluations", "seconds", "findings", "note")
             facts.append({name: getattr(item, name) for name in names})
-        directory.mkdir(parents=True, exist_ok=True)
-        with atomic_write(directory / "reconstructions.safetensors") as temporary:
-            safetensors.torch.save_file(tensors, temporary)
+        write_bytes(directory / "reconstructions.safetensors", tensors_to_bytes(tensors))
         write_text(directory / "result.json", json.dumps({"crash": self.crash, "reconstructions": facts}, indent=1))
 
 
@@ -116,22 +116,20 @@ def _run(
     seed: int,
     identifier: str,
 ) -> AttackRun:
-    generator = torch_generator("attack", seed, spec.name)
+    generator = torch_generator("attack", seed, attack.name)
     start = time.perf_counter()
     try:
         found = attack.reconstruct(seen, victims, generator=generator, budget=spec.budget)
+        seconds = time.perf_counter() - start
         _check(found, victims, seen)
-    except OSError:
-        raise  # a full disk is no property of the attack
-    except Exception as error:  # noqa: BLE001  a crash is a row with its message, never a missing row
+        stored = _all_stored(found, seconds)
+    except Exception as error:  # a crash is a row with its message, never a missing row
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a full disk is no property of the attack
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
         return AttackRun(identifier, (), message)
-    seconds = time.perf_counter() - start
-    total = sum(item.seconds for item in found)
-    share = [item.seconds / total if total > 0 else 1 / len(found) for item in found]
-    stored = [_stored(item, seconds * part) for item, part in zip(found, share, strict=True)]
-    return AttackRun(identifier, tuple(stored), "")
+    return AttackRun(identifier, stored, "")
 
 
 def _check(found: list[Reconstruction], victims: Sequence[Victim], seen: Sequence[Observation]) -> None:
@@ -150,11 +148,22 @@ def _check(found: list[Reconstruction], victims: Sequence[Victim], seen: Sequenc
             )
 
 
+def _all_stored(found: list[Reconstruction], seconds: float) -> tuple[StoredReconstruction, ...]:
+    """What is kept of all reconstructions of a call; its seconds are shared out in the attack's own proportions."""
+    total = sum(item.seconds for item in found)
+    shares = [item.seconds / total if total > 0 else 1 / len(found) for item in found]
+    return tuple(_stored(item, seconds * share) for item, share in zip(found, shares, strict=True))
+
+
 def _stored(item: Reconstruction, seconds: float = 0.0) -> StoredReconstruction:
-    labels = None if item.labels is None else item.labels.to(torch.int64)
-    findings = {name: float(value) for name, value in item.findings.items()}
     return StoredReconstruction(
-        to_eight_bit(item.images), labels, item.objective, item.evaluations, seconds, findings, item.note
+        to_eight_bit(item.images),
+        None if item.labels is None else item.labels.to("cpu", torch.int64),
+        None if item.objective is None else float(item.objective),
+        int(item.evaluations),
+        float(seconds),
+        {str(name): float(value) for name, value in item.findings.items()},
+        str(item.note),
     )
 
 
@@ -165,7 +174,7 @@ def _identifier(
         "attack run",
         spec.model_dump(mode="json", exclude={"name"}),
         attack.name,
-        class_digest(type(attack)),
+        source_digest(type(attack)),
         code_digest("federation", "attacks"),
         seed,
         [vars(victim) for victim in victims],
@@ -181,13 +190,17 @@ def _observation_digest(observation: Observation) -> str:
     elif isinstance(view, SparseLayers):
         parts = [view.before, *(view.after[name] for name in sorted(view.after))]
         content = [
-            [(name, hashlib.sha256(m.data.tobytes() + m.indices.tobytes()).hexdigest()) for name, m in part.items()]
+            [
+                (name, hashlib.sha256(m.data.tobytes() + m.indices.tobytes() + m.indptr.tobytes()).hexdigest())
+                for name, m in part.items()
+            ]
             for part in parts
         ]
     else:
         content = repr(view)
     auxiliary = observation.auxiliary
     return digest(
+        observation.round,
         type(view).__name__,
         sorted(getattr(view, "hidden_by", ())),
         content,
@@ -196,7 +209,7 @@ def _observation_digest(observation: Observation) -> str:
         observation.network.image_shape,
         observation.mean,
         observation.deviation,
-        None if auxiliary is None else _tensor_digest(auxiliary.pixels),
+        None if auxiliary is None else [_tensor_digest(auxiliary.pixels), _tensor_digest(auxiliary.labels)],
         [hashlib.sha256(envelope.to_bytes()).hexdigest() for envelope in observation.transcript],
         {name: hashlib.sha256(state).hexdigest() for name, state in observation.held.items()},
         {name: dict(options) for name, options in observation.scheme.items()},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import get_args
 
 from attacks.base import Attack, Need, missing_need
-from benchmark.artefacts import Plan, class_digest, code_digest, digest
+from benchmark.artefacts import Plan, code_digest, digest, source_digest
 from benchmark.attack_runs import AttackRun, run_attack, run_prior_guess
 from benchmark.controls import earned_shortcut_of
 from benchmark.experiment import AttackSpec
@@ -63,12 +64,12 @@ class Cell(Plan):
             self.plan.identifier,
             self.adversary.name,
             self.attack_spec.model_dump(mode="json"),
-            class_digest(type(self.attack)),
+            source_digest(type(self.attack)),
             self.kind,
             self.snapshot,
             [str(oracle) for oracle in self.oracles],
             code_digest("federation", "attacks", "defenses", "benchmark"),
-            _trunk_digest(self.plan),
+            _trunk_digest(self.plan.workspace.lpips_trunk),
             EVALUATOR_VERSION,
         )
 
@@ -188,8 +189,10 @@ def _row(cell: Cell, outcome: Outcome, detail: str, run: AttackRun | None) -> Ce
     )
 
 
-def _trunk_digest(plan: TrainingPlan) -> str:
+@lru_cache(maxsize=1)
+def _trunk_digest(trunk: Path | None) -> str:
+    """Which weights LPIPS is computed with, looked up once a process."""
     try:
-        return load_trunk(plan.workspace.lpips_trunk, download=False).sha256
+        return load_trunk(trunk, download=False).sha256
     except TrunkUnavailableError:
         return "none"

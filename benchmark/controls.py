@@ -10,6 +10,7 @@ from benchmark.audit import AuditResult, earned_shortcut
 from benchmark.experiment import DefenseSpec
 from benchmark.store import UNDEFENDED
 from benchmark.trainings import TrainingPlan
+from federation.errors import DataError
 from federation.files import write_text
 from federation.threat import ADVERSARIES, Adversary
 
@@ -31,9 +32,13 @@ def earned_shortcut_of(plan: TrainingPlan) -> AuditResult:
         plan.task,
         plan.defense_spec.model_dump(mode="json"),
         code_digest("federation", "defenses", "benchmark"),
+        plan.stage_digests(),
     )
     file = plan.workspace.artefacts / "audits" / f"{name}.json"
     if not file.exists():
         root = plan.workspace.root.derive("audit", plan.task, plan.defense_spec.name)
         write_text(file, json.dumps(vars(earned_shortcut(plan.defense, plan.network, root))))
-    return AuditResult(**json.loads(file.read_text(encoding="utf-8")))
+    try:
+        return AuditResult(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: not a readable audit ({error}); remove it to have it made anew") from error

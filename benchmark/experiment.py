@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-import inspect
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +11,7 @@ import pydantic
 import yaml
 
 from attacks.base import Attack, Budget, build_attack
+from benchmark.validation import StrictModel, as_value_error, check_keywords, distinct, validated_part
 from defenses.base import Defense
 from defenses.registry import build_defense
 from federation.errors import UsageError
@@ -24,13 +23,7 @@ from federation.training import LocalTraining
 LAST = "last"
 
 
-class _Model(pydantic.BaseModel):
-    """Every part of an experiment: frozen, and without keys that nobody reads."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Algorithm(_Model):
+class Algorithm(StrictModel):
     """FedAvg (McMahan 2016, Algorithm 1): K, C, B, E, eta, and who has which data."""
 
     name: Literal["fedavg"] = "fedavg"
@@ -41,14 +34,16 @@ class Algorithm(_Model):
     epochs: int = pydantic.Field(1, ge=1)
     steps: int | None = pydantic.Field(None, ge=1)
     learning_rate: float = pydantic.Field(gt=0)
-    partition: dict[str, Any] = {"kind": "iid"}
+    partition: dict[str, Any] = pydantic.Field({"kind": "iid"})
 
     @pydantic.field_validator("partition")
     @classmethod
     def _known_partition(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(value.get("kind"), str):
-            raise ValueError(f"needs a kind: {', '.join(PARTITIONS.names())}")
-        _as_value_error(_check_partition_options, **value)
+        match value:
+            case {"kind": str(kind), **options}:
+                check_keywords(as_value_error(PARTITIONS.get, kind), options, given=("generator",))
+            case _:
+                raise ValueError(f"needs a kind: {', '.join(PARTITIONS.names())}")
         return value
 
     @property
@@ -62,11 +57,11 @@ class Algorithm(_Model):
         return f"{self.name} {self.partition['kind']} K={self.clients}"
 
 
-class DefenseSpec(_Model):
+class DefenseSpec(StrictModel):
     """A defense by its registered name, or a stack of stages under a name of its own."""
 
     name: str
-    stages: tuple[str | dict[str, dict[str, Any] | None], ...] | None = None
+    stages: tuple[str | dict[str, dict[str, Any]], ...] | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -75,7 +70,7 @@ class DefenseSpec(_Model):
 
     @pydantic.model_validator(mode="after")
     def _can_be_built(self) -> DefenseSpec:
-        _as_value_error(self.build)
+        as_value_error(self.build)
         return self
 
     def build(self) -> Defense:
@@ -83,17 +78,17 @@ class DefenseSpec(_Model):
         return build_defense(self.name, self.stages)
 
 
-class AttackSpec(_Model):
+class AttackSpec(StrictModel):
     """An attack by its registered name or `path/to/file.py:ClassName`, its options and its budget."""
 
     name: str
     evaluations: int = pydantic.Field(ge=1)
     restarts: int = pydantic.Field(1, ge=1)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = pydantic.Field({})
 
     @pydantic.model_validator(mode="after")
     def _can_be_built(self) -> AttackSpec:
-        _as_value_error(self.build)
+        as_value_error(self.build)
         return self
 
     def build(self) -> Attack:
@@ -111,7 +106,7 @@ class AttackSpec(_Model):
         return self.build().name
 
 
-class ProbeVictims(_Model):
+class ProbeVictims(StrictModel):
     """Extra rounds from a checkpoint, each with one small private batch, in a stated regime."""
 
     count: int = pydantic.Field(ge=1)
@@ -131,13 +126,13 @@ class ProbeVictims(_Model):
         return f"probe b{self.batch} s{self.local.step_count(self.batch)} e{self.epochs}"
 
 
-class RealRoundVictims(_Model):
+class RealRoundVictims(StrictModel):
     """Images that were trained on in a real round; this many of them, chosen in secret, are scored."""
 
     images: int = pydantic.Field(8, ge=1)
 
 
-class Victims(_Model):
+class Victims(StrictModel):
     """Which victims there are; `raw` leaves out the secret crop and jitter, for published figures, and is unranked."""
 
     probe: ProbeVictims | None = None
@@ -145,7 +140,7 @@ class Victims(_Model):
     raw: bool = False
 
 
-class FederationSpec(_Model):
+class FederationSpec(StrictModel):
     """One task trained by one algorithm under several defenses."""
 
     task: str
@@ -156,7 +151,7 @@ class FederationSpec(_Model):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> FederationSpec:
-        _as_value_error(find_task, self.task)
+        as_value_error(find_task, self.task)
         for snapshot in self.snapshots:
             if isinstance(snapshot, int) and not 0 <= snapshot < self.algorithm.rounds:
                 raise ValueError(
@@ -174,7 +169,7 @@ class FederationSpec(_Model):
         return tuple(sorted({last if snapshot == LAST else int(snapshot) for snapshot in self.snapshots}))
 
 
-class Experiment(_Model):
+class Experiment(StrictModel):
     """A whole experiment. `preset` is the sentence that pages show about its size and budgets."""
 
     name: str = pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -189,12 +184,12 @@ class Experiment(_Model):
     @pydantic.field_validator("seeds")
     @classmethod
     def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return _distinct(value, "the seed {} is given twice")
+        return distinct(value, "the seed {} is given twice")
 
     @pydantic.field_validator("federations")
     @classmethod
     def _distinct_federations(cls, value: tuple[FederationSpec, ...]) -> tuple[FederationSpec, ...]:
-        _distinct(
+        distinct(
             [f"{spec.task}, {spec.algorithm.label}" for spec in value],
             "tables would call two of them {}; put one into an experiment of its own",
         )
@@ -204,13 +199,13 @@ class Experiment(_Model):
     @classmethod
     def _known_adversaries(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            _as_value_error(parse_adversary, name)
-        return _distinct(value, "{} is given twice")
+            as_value_error(parse_adversary, name)
+        return distinct(value, "{} is given twice")
 
     @pydantic.field_validator("attacks")
     @classmethod
     def _distinct_attacks(cls, value: tuple[AttackSpec, ...]) -> tuple[AttackSpec, ...]:
-        _distinct([spec.label for spec in value], "tables would call two of them {}; keep one, or name a class anew")
+        distinct([spec.label for spec in value], "tables would call two of them {}; keep one, or name a class anew")
         return value
 
     @pydantic.field_validator("oracles")
@@ -296,51 +291,9 @@ def _pick(present: tuple[Any, ...], wanted: tuple[str, ...], make: Any) -> Itera
         yield by_name[name] if name in by_name else make(name)
 
 
-def _distinct(values: Sequence[Any], message: str) -> Any:
-    """The values, or a ValueError with the first that comes twice in place of the braces in `message`."""
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(message.format(value))
-    return values
-
-
-def _check_partition_options(kind: str, **options: Any) -> None:
-    """Raise UsageError for an unknown kind of partition, or options that it does not take, lacks or cannot read."""
-    divide = PARTITIONS.get(kind)
-    hints = typing.get_type_hints(divide)
-    parameters = inspect.signature(divide).parameters.values()
-    fields: dict[str, Any] = {
-        parameter.name: (hints[parameter.name], ... if parameter.default is parameter.empty else parameter.default)
-        for parameter in parameters
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "generator"
-    }
-    validated_part(pydantic.create_model("Options", __base__=_Model, **fields), options)
-
-
-def _as_value_error(check: Any, *arguments: Any, **options: Any) -> Any:
-    """Run a check of the house inside a pydantic validator, which understands ValueError."""
-    try:
-        return check(*arguments, **options)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-
-
 def validated(content: Any, where: str) -> Experiment:
     """The experiment that `content` describes; raises UsageError with one line that names the place."""
     return validated_part(Experiment, content, where)
-
-
-def validated_part(model: type[Any], content: Any, where: str = "") -> Any:
-    """`content` as `model`; raises UsageError with one line that names the place."""
-    try:
-        return model.model_validate(content)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "unknown key"
-        raise UsageError(": ".join(part for part in (where, place, message) if part)) from error
 
 
 def embedded_experiments() -> dict[str, str]:

@@ -17,7 +17,7 @@ from benchmark.experiment import AttackSpec, Experiment
 from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.provenance import hardware, library_versions, source_revision
 from benchmark.references import Reference, run_reference
-from benchmark.store import CellRow, ImageRow, Manifest, Run, TrainingRow, VictimKind
+from benchmark.store import UNDEFENDED, CellRow, ImageRow, Manifest, Role, Run, TrainingRow, VictimKind
 from benchmark.trainings import TrainingPlan, run_training
 from benchmark.workspace import Workspace, ensure_root
 from federation.threat import Adversary, parse_adversary
@@ -77,7 +77,7 @@ def run_experiment(
     _fetch_trunk(workspace)
     plans = training_plans(experiment, workspace)
     for plan in plans:
-        plan.network.layout, plan.shards  # noqa: B018  bad configurations end here, before anything long begins
+        plan.check()
     trainings = _train(plans, experiment, engine, progress)
     groups = cell_groups(experiment, plans)
     results = _run_cells(groups, engine, progress)
@@ -110,17 +110,19 @@ def cell_groups(experiment: Experiment, plans: Sequence[TrainingPlan]) -> list[C
     for plan, attack, kind in itertools.product(plans, experiment.attacks, kinds):
         for snapshot in plan.federation.snapshot_rounds:
             cells = [
-                Cell(plan, adversary, attack, kind, snapshot, experiment.oracles)
-                for adversary in _with_control(adversaries, plan)
+                Cell(plan, adversary, attack, kind, snapshot, experiment.oracles, role)
+                for adversary, role in _with_control(adversaries, plan)
             ]
             groups.append(CellGroup(plan, attack, kind, snapshot, tuple(cells)))
     return groups
 
 
-def _with_control(adversaries: list[Adversary], plan: TrainingPlan) -> list[Adversary]:
-    if plan.defense_spec.name != "plain" or CONTROL_ADVERSARY in adversaries:
-        return adversaries
-    return [CONTROL_ADVERSARY, *adversaries]
+def _with_control(adversaries: list[Adversary], plan: TrainingPlan) -> list[tuple[Adversary, Role]]:
+    """The adversaries that look at a defense, and on `plain` the one of the positive control, wanted or not."""
+    looking: list[tuple[Adversary, Role]] = [(adversary, "attack") for adversary in adversaries]
+    if plan.defense_spec.name != UNDEFENDED or CONTROL_ADVERSARY in adversaries:
+        return looking
+    return [(CONTROL_ADVERSARY, "positive control"), *looking]
 
 
 def run_group(group: CellGroup, controls: dict[str, str]) -> list[CellResult]:
@@ -134,7 +136,7 @@ def _train(
     jobs: list[tuple[Callable[..., TrainingRow], tuple[Any, ...]]] = [(run_training, (plan,)) for plan in plans]
     labels = [f"{plan.task} {plan.defense_spec.name} seed {plan.seed}" for plan in plans]
     for plan in plans:
-        if plan.defense_spec.name == "plain" and plan.federation.references:
+        if plan.defense_spec.name == UNDEFENDED and plan.federation.references:
             for reference in get_args(Reference):
                 jobs.append((run_reference, (plan, reference)))
                 labels.append(f"{plan.task} {reference} seed {plan.seed}")
@@ -155,7 +157,7 @@ def _controls(groups: Sequence[CellGroup]) -> dict[str, str]:
     plain: dict[tuple[Any, ...], str] = {}
     for group in groups:
         for cell in group.cells:
-            if cell.plan.defense_spec.name == "plain" and cell.adversary == CONTROL_ADVERSARY:
+            if cell.plan.defense_spec.name == UNDEFENDED and cell.adversary == CONTROL_ADVERSARY:
                 plain[_control_key(cell)] = cell.identifier
     found = {cell.identifier: plain[_control_key(cell)] for group in groups for cell in group.cells}
     return {cell: "" if control == cell else control for cell, control in found.items()}

@@ -8,7 +8,6 @@ from typing import overload
 import torch
 
 from benchmark.trainings import TrainingPlan, Truth, observed_rounds
-from federation.errors import UsageError
 from federation.messages import Transcript
 from federation.rounds import Federation
 from federation.threat import (
@@ -114,10 +113,7 @@ class ObservedRounds(Sequence[Observation]):
         return {envelope.sender: counts[envelope.sender] for envelope in cohort_names}, plan.algorithm.local
 
     def _granted(self, position: int) -> dict[Oracle, torch.Tensor]:
-        unsupported = [oracle for oracle in self._oracles if oracle is not Oracle.LABELS]
-        if unsupported:
-            raise UsageError(f"the oracle {unsupported[0]!r} is not built; there is: {Oracle.LABELS}")
-        return {Oracle.LABELS: self.truth(position).labels} if self._oracles else {}
+        return {Oracle.LABELS: self.truth(position).labels} if Oracle.LABELS in self._oracles else {}
 
 
 def _held_states(plan: TrainingPlan, adversary: Adversary, snapshot: int) -> dict[str, bytes]:

@@ -35,7 +35,7 @@ def library_versions() -> dict[str, str]:
 
 
 def source_revision() -> tuple[str, bool]:
-    """The git commit of the source and whether it was changed; ("unknown", False) outside a checkout."""
+    """The git commit of the source and whether it was changed; ("unknown", False) outside a checkout of its own."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -43,6 +43,9 @@ def source_revision() -> tuple[str, bool]:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # fails where an installed copy lies in another checkout
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return "unknown", False

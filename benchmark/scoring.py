@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from PIL import Image
@@ -104,7 +105,11 @@ def _score_victim(
                 gain=score.psnr - max(floor_here.values()),
                 label_true=int(truth.labels[index]),
                 label_guess=None if labels is None or guess is None else int(labels[guess]),
-                original=_write_png(plan.workspace, f"originals/{pairing}-seed{plan.seed}.png", truth.images[index]),
+                original=_write_png(
+                    plan.workspace,
+                    f"originals/{kind}/{quote(plan.task, safe='')}/{int(truth.indices[index])}-seed{plan.seed}.png",
+                    truth.images[index],
+                ),
                 reconstruction=_write_png(
                     plan.workspace,
                     f"reconstructions/{run_identifier}/{victim.observation}-{index}.png",
@@ -130,10 +135,9 @@ def _floor_psnr(plan: TrainingPlan, victim: Victim, truth: Truth, labels: Tensor
 
 
 def _write_png(workspace: Workspace, name: str, image: Tensor) -> str:
-    """Write a uint8 [C, H, W] image once and return its path relative to the run."""
+    """Write a uint8 [C, H, W] image and return its path relative to the run."""
     path = workspace.directory / "images" / name
-    if not path.exists():
-        array = image.permute(1, 2, 0).numpy()
-        with atomic_write(path) as temporary:
-            Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(temporary, format="PNG")
+    array = image.permute(1, 2, 0).numpy()
+    with atomic_write(path) as temporary:
+        Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(temporary, format="PNG")
     return str(path.relative_to(workspace.directory))

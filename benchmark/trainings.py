@@ -7,16 +7,17 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from benchmark.artefacts import Plan, class_digest, code_digest, digest
+from benchmark.artefacts import Plan, code_digest, digest, source_digest
 from benchmark.costs import Traffic, peak_memory, reset_peak_memory
 from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec, Victims
 from benchmark.store import TrainingRow
@@ -25,8 +26,9 @@ from benchmark.workspace import Workspace
 from defenses.base import Defense, Magnitudes
 from federation.datasets import LabelledImages
 from federation.errors import DataError
-from federation.files import atomic_write, write_text
-from federation.messages import Transcript, client_name
+from federation.files import write_bytes, write_text
+from federation.messages import Transcript, client_name, tensors_to_bytes
+from federation.models import MODELS, ModelBuilder
 from federation.network import Network
 from federation.partition import partition
 from federation.protocol import ClientParty, RoundRecord
@@ -68,8 +70,6 @@ class TrainingPlan(Plan):
     @cached_property
     def identifier(self) -> str:
         """The content address: configuration, code, data, and the fingerprint of the secret root."""
-        defense = self.defense
-        stages = getattr(defense, "stages", (defense,))
         return digest(
             "training",
             self.federation.model_dump(mode="json", exclude={"defenses", "references"}),
@@ -79,8 +79,20 @@ class TrainingPlan(Plan):
             self.workspace.dataset(self.task).sha256,
             self.workspace.root_fingerprint,
             code_digest("federation", "defenses", "benchmark"),
-            [class_digest(type(stage)) for stage in stages],
+            self.stage_digests(),
+            source_digest(self._model_builder),
         )
+
+    def check(self) -> None:
+        """Raise UsageError or DataError for what cannot be divided, defended or attacked: before anything long begins."""
+        self.defense.claims(self.network)
+        assert all(len(shard) for shard in self.shards), "a division leaves no client empty"
+        if self.victims.probe is not None:
+            self.probe_indices()
+
+    def stage_digests(self) -> list[str]:
+        """The hashes of the files that the defense's stages come from."""
+        return [source_digest(stage) for stage in getattr(self.defense, "stages", (self.defense,))]
 
     @property
     def directory(self) -> Path:
@@ -95,8 +107,15 @@ class TrainingPlan(Plan):
     @cached_property
     def network(self) -> Network:
         """The public architecture."""
-        dataset, task = self.workspace.dataset(self.task), find_task(self.task)
-        return Network(lambda: task.build_model(dataset, seed=0), dataset.image_shape, dataset.class_count)
+        dataset = self.workspace.dataset(self.task)
+        image_shape, class_count = dataset.image_shape, dataset.class_count
+        # an observation holds the network: the builder must not hold the data set
+        return Network(partial(self._model_builder, image_shape, class_count, seed=0), image_shape, class_count)
+
+    @property
+    def _model_builder(self) -> ModelBuilder:
+        task = find_task(self.task)
+        return task.build if task.build is not None else MODELS.get(task.model)
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -156,13 +175,17 @@ class Truth:
 
     def save(self, path: Path) -> None:
         """Write it, atomically."""
-        with atomic_write(path) as temporary:
-            safetensors.torch.save_file(vars(self), temporary)
+        write_bytes(path, tensors_to_bytes(vars(self)))
 
     @classmethod
     def load(cls, path: Path) -> Truth:
-        """Read what `save` wrote."""
-        return cls(**safetensors.torch.load_file(path))
+        """Read what `save` wrote; raises DataError for a missing or damaged file."""
+        try:
+            return cls(**safetensors.torch.load(path.read_bytes()))
+        except (OSError, TypeError, safetensors.SafetensorError) as error:
+            raise DataError(
+                f"{path}: not a readable truth ({error}); remove its folder to have it made anew"
+            ) from error
 
 
 def snapshot_name(kind: str, round_number: int, index: int = 0) -> str:

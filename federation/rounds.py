@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from federation.errors import MalformedMessage
 from federation.messages import SERVER, Envelope, Transcript, client_name
 from federation.protocol import ClientParty, Exchange, Moment, Parties, Phase, RoundContext, RoundRecord
 from federation.seeds import torch_generator
@@ -44,6 +45,16 @@ class _Post:
         arrived = [Envelope.from_bytes(self._wire(envelope.to_bytes())) for envelope in envelopes]
         self.delivered.extend(arrived)
         return arrived
+
+
+def _one_for_each(receivers: Sequence[str], envelopes: Sequence[Envelope]) -> dict[str, Envelope]:
+    """Envelopes by receiver; raises MalformedMessage unless there is exactly one for each."""
+    found = [envelope.receiver for envelope in envelopes]
+    if sorted(found) != sorted(receivers):
+        raise MalformedMessage(
+            f"a message for each of {', '.join(receivers)} is due; there are some for {', '.join(found)}"
+        )
+    return {envelope.receiver: envelope for envelope in envelopes}
 
 
 class _Clock:
@@ -111,8 +122,8 @@ class Federation:
         parties, post, clock = self.parties, _Post(self._wire), _Clock()
         self._issue_keys(context, post, clock)
         contexts = {name: self._as_party(context, name) for name in cohort}
-        for arrived in post.send(parties.server.broadcast(Phase.BROADCAST, cohort, context)):
-            name = arrived.receiver
+        broadcast = post.send(parties.server.broadcast(Phase.BROADCAST, cohort, context))
+        for name, arrived in _one_for_each(cohort, broadcast).items():
             with clock.running("recover"):
                 reference = parties.clients[name].recover(arrived, contexts[name])
             contexts[name] = replace(contexts[name], incoming=arrived, reference=reference)
@@ -141,7 +152,8 @@ class Federation:
     def release(self, number: int, receivers: Sequence[str]) -> Transcript:
         """Send the current global model out once more."""
         context = self._context(number, tuple(receivers), variant=-2)
-        return Transcript(_Post(self._wire).send(self.parties.server.broadcast(Phase.RELEASE, receivers, context)))
+        released = _Post(self._wire).send(self.parties.server.broadcast(Phase.RELEASE, receivers, context))
+        return Transcript(_one_for_each(receivers, released).values())
 
     def recover(self, envelope: Envelope) -> Weights:
         """What the receiver of a released model recovers from it."""

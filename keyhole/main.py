@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import errno
-import sys
+from typing import Any, NoReturn
 
-import click
 import typer
+import typer.core
 
 from federation.errors import KeyholeError
 from keyhole.commands import baseline, check, listing, report, run, score
 
 USAGE_EXIT = 2
+INTERRUPTED_EXIT = 130
+
+
+class Commands(typer.core.TyperGroup):
+    """Ends the process with one line on standard error for anything that a person can mend.
+
+    Errors in the command line itself are Typer's: it names them, says how the command is used and ends with 2 as well.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyholeError as error:
+            _end(str(error), USAGE_EXIT)
+        except KeyboardInterrupt:
+            _end("interrupted; finished work is kept, the same command goes on from there", INTERRUPTED_EXIT)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read the output went away; Typer ends quietly
+            _end(_explained(error), USAGE_EXIT)
+
 
 app = typer.Typer(
     name="keyhole",
+    cls=Commands,
     help="Measure what a federated-learning defense really hides.",
     no_args_is_help=True,
     add_completion=False,
@@ -30,20 +53,8 @@ app.command("score")(score.score)
 
 
 def main() -> None:
-    """Run the command line and end the process: one line on standard error for anything that a person can mend."""
-    try:
-        code = app(standalone_mode=False)
-    except KeyholeError as error:
-        _end(str(error))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        print("keyhole: interrupted; finished work is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
-    except OSError as error:
-        _end(_explained(error))
-    sys.exit(code if isinstance(code, int) else 0)
+    """Run the command line and end the process."""
+    app()
 
 
 def _explained(error: OSError) -> str:
@@ -53,6 +64,6 @@ def _explained(error: OSError) -> str:
     return f"{error.strerror or error}{place}"
 
 
-def _end(message: str) -> None:
-    print(f"keyhole: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(USAGE_EXIT)
+def _end(message: str, code: int) -> NoReturn:
+    typer.echo(f"keyhole: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)

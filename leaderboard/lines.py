@@ -141,6 +141,13 @@ class Line:
         return (*self.setting.order, defense_order(self.defense), *what)
 
     @property
+    def scored(self) -> Summary:
+        """The summary of a line known to have one."""
+        if self.summary is None:
+            raise ValueError(f"{self.name} on {self.defense} was not scored")
+        return self.summary
+
+    @property
     def crashed(self) -> int:
         """Number of cells that crashed."""
         return int((self.cells["outcome"] == "crashed").sum())

@@ -16,6 +16,9 @@ from benchmark.store import RunTables
 from leaderboard.lines import Line, Setting, Summary, Verdict, defense_order, gather_lines
 from leaderboard.statistics import Interval, paired_difference
 
+LEAKAGE = ("identified", "gain")
+"""The columns of the image table that ranks go by, the first before the second."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -37,9 +40,9 @@ class Entry:
     @property
     def scored(self) -> Summary:
         """The same of an entry known to have been scored, as every ranked one is."""
-        if self.summary is None:
+        if self.worst is None:
             raise ValueError(f"{self.defense} was not scored under {self.setting.adversary}")
-        return self.summary
+        return self.worst.scored
 
 
 @dataclass(frozen=True)
@@ -130,24 +133,29 @@ def _may_rank(entry: Entry) -> bool:
 
 
 def _with_ranks(entries: Sequence[Entry]) -> list[Entry]:
-    """Ranks by identification, then by gain; entries that cannot be told apart share one (1, 1, 3)."""
+    """Ranks in rising order of leakage; entries that cannot be told apart share one, and the next counts them (1, 1, 3).
+
+    Each entry is compared with the first of its rank, so that ties do not chain from one end of the table to the other.
+    """
     ranked: list[Entry] = []
-    for alike in _tied(entries, "identified"):
-        for group in _tied(alike, "gain"):
-            rank = len(ranked) + 1
-            ranked += [replace(entry, rank=rank) for entry in group]
+    first: Entry | None = None
+    for position, entry in enumerate(_ordered(entries), start=1):
+        if first is None or any(not difference(entry, first, column).contains(0.0) for column in LEAKAGE):
+            first = replace(entry, rank=position)
+        ranked.append(replace(entry, rank=first.rank))
     return ranked
 
 
-def _tied(entries: Sequence[Entry], column: str) -> list[list[Entry]]:
-    """Groups in rising order of the mean; each entry is compared with its group's first, so that ties do not chain."""
+def _ordered(entries: Sequence[Entry]) -> list[Entry]:
+    """By identification; those it does not tell from the lowest of their group by gain."""
     groups: list[list[Entry]] = []
-    for entry in sorted(entries, key=lambda entry: entry.scored.mean(column)):
-        if groups and difference(entry, groups[-1][0], column).contains(0.0):
+    identification, gain = LEAKAGE
+    for entry in sorted(entries, key=lambda entry: entry.scored.mean(identification)):
+        if groups and difference(entry, groups[-1][0], identification).contains(0.0):
             groups[-1].append(entry)
         else:
             groups.append([entry])
-    return groups
+    return [entry for group in groups for entry in sorted(group, key=lambda entry: entry.scored.mean(gain))]
 
 
 def difference(first: Entry, second: Entry, column: str) -> Interval:

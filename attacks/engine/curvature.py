@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attacks.engine.optimisers import keep_trials
+
 
 class CurvatureMemory:
     """For T trials, the last h pairs (step s, gradient change y) of each, and their inner products.
@@ -52,8 +54,7 @@ class CurvatureMemory:
 
     def keep(self, trials: Tensor) -> None:
         """Go on with the trials of the given indices alone."""
-        for name in ("_pairs", "_across", "_among", "_scale", "_oldest"):
-            setattr(self, name, getattr(self, name)[trials])
+        keep_trials(self, trials)
 
     def inverse_hessian_times(self, gradient: Tensor) -> Tensor:
         """The inverse Hessian estimate times `gradient`, [T, D]; the gradient itself where nothing is remembered."""

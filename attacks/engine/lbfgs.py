@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.engine.curvature import CurvatureMemory
-from attacks.engine.optimisers import Projection
+from attacks.engine.optimisers import Projection, keep_trials
 from federation.errors import UsageError
 
 
@@ -22,7 +22,8 @@ class LBFGS:
         decrease: sufficient-decrease constant c1.
         curvature: curvature constant c2.
         attempts: evaluations of one line search before it gives up. A trial whose search gives up restarts from
-            steepest descent, and stops when that gives up as well.
+            steepest descent, and stops when that gives up as well. (It also stops where an accepted step gains no more
+            than the value's rounding.)
         tolerance: a trial stops once its value is at most this share of its first value (an objective whose minimum is
             zero, such as a distance of gradients; 0 switches it off).
     """
@@ -31,7 +32,7 @@ class LBFGS:
     decrease: float = 1e-4
     curvature: float = 0.9
     attempts: int = 12
-    tolerance: float = 1e-10
+    tolerance: float = 1e-9
 
     def start(self, point: Tensor, evaluations: int, projection: Projection | None = None) -> LBFGSSearch:
         """Begin at `point` [T, D]. The number of evaluations changes nothing.
@@ -51,11 +52,6 @@ class LBFGSSearch:
     A step is too long without sufficient decrease, and too short where the slope is still steep; `_shortest` and
     `_longest` bracket the acceptable ones.
     """
-
-    _per_trial = (
-        *("point", "stopped", "failed", "_base", "_value", "_gradient", "_direction", "_slope", "_step", "_shortest"),
-        *("_longest", "_attempt", "_restarted", "_goal"),
-    )
 
     def __init__(self, options: LBFGS, point: Tensor) -> None:
         trials, length = point.shape
@@ -90,8 +86,7 @@ class LBFGSSearch:
 
     def keep(self, trials: Tensor) -> None:
         """See `Search.keep`."""
-        for name in self._per_trial:
-            setattr(self, name, getattr(self, name)[trials])
+        keep_trials(self, trials)
         self._memory.keep(trials)
 
     def _search_line(self, value: Tensor, gradient: Tensor, finite: Tensor) -> None:
@@ -114,8 +109,10 @@ class LBFGSSearch:
         longer = torch.where(self._longest.isinf(), 2 * self._step, middle)
         self._step = torch.where(lower, longer, torch.where(self._shortest > 0, middle, shorter))
 
+        gain = self._value - value
+        stalled = accepted & (gain <= torch.finfo(value.dtype).eps * self._value.abs())
         self._value = torch.where(accepted, value, self._value)
-        self.stopped = self.stopped | (given_up & self._restarted)
+        self.stopped = self.stopped | stalled | (given_up & self._restarted)
         self._turn(accepted | given_up, restart=given_up)
 
     def _shortened(self, value: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ Objective = Callable[[Gradients, Gradients], Tensor]
 
 def squared_distance(candidate: Gradients, target: Gradients) -> Tensor:
     """Squared Euclidean distance over all tensors, [T] (Zhu et al. 2019, "Deep Leakage from Gradients", eq. 4)."""
-    return _sum((ours - theirs).flatten(1).square().sum(1) for ours, theirs in _pairs(candidate, target))
+    return _sum(_rows(ours - theirs).square().sum(1) for ours, theirs in _pairs(candidate, target))
 
 
 def cosine_distance(candidate: Gradients, target: Gradients) -> Tensor:
@@ -27,7 +27,7 @@ def cosine_distance(candidate: Gradients, target: Gradients) -> Tensor:
     A zero update has cosine 0 with everything, and gives no gradient through its norm.
     """
     pairs = _pairs(candidate, target)
-    product = _sum((ours * theirs).flatten(1).sum(1) for ours, theirs in pairs)
+    product = _sum(_rows(ours * theirs).sum(1) for ours, theirs in pairs)
     norms = _joint_norm([ours for ours, _ in pairs]) * _joint_norm([theirs for _, theirs in pairs])
     return 1 - product / norms.clamp_min(torch.finfo(norms.dtype).tiny)
 
@@ -35,7 +35,7 @@ def cosine_distance(candidate: Gradients, target: Gradients) -> Tensor:
 def has_signal(target: Gradients) -> Tensor:
     """Whether each trial's target can be matched at all, bool [T]: finite everywhere, and its squared norm not zero."""
     tensors = list(target.values())
-    finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in tensors]).all(0)
+    finite = torch.stack([_rows(tensor).isfinite().all(1) for tensor in tensors]).all(0)
     norm = _joint_norm(tensors)
     return finite & (norm > torch.finfo(norm.dtype).tiny ** 0.5)
 
@@ -47,8 +47,13 @@ def _pairs(candidate: Gradients, target: Gradients) -> list[tuple[Tensor, Tensor
     return [(candidate[name], theirs) for name, theirs in target.items()]
 
 
+def _rows(tensor: Tensor) -> Tensor:
+    """[T, *shape] as [T, values]; a scalar parameter's [T] as [T, 1]."""
+    return tensor.reshape(len(tensor), -1)
+
+
 def _joint_norm(tensors: list[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(tensor.flatten(1), dim=1) for tensor in tensors]
+    norms = [torch.linalg.vector_norm(_rows(tensor), dim=1) for tensor in tensors]
     return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 

@@ -47,6 +47,13 @@ class Optimiser(Protocol):
         ...
 
 
+def keep_trials(state: object, trials: Tensor) -> None:
+    """Narrow every tensor attribute of `state`, each of leading size T, to the given trials [n]."""
+    for name, value in list(vars(state).items()):
+        if isinstance(value, Tensor):
+            setattr(state, name, value[trials])
+
+
 @dataclass(frozen=True)
 class SignedAdam:
     """Adam on the sign of the gradient, with step decay (Geiping et al. 2020).
@@ -100,5 +107,4 @@ class SignedAdamSearch:
 
     def keep(self, trials: Tensor) -> None:
         """See `Search.keep`."""
-        for name in ("point", "stopped", "failed", "_first", "_second"):
-            setattr(self, name, getattr(self, name)[trials])
+        keep_trials(self, trials)

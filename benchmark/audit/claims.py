@@ -99,10 +99,7 @@ def _play(defense: Defense, network: Network, root: SecretRoot) -> _Seen:
 def _fault(name: str, claim: Claim, seen: _Seen, shortcut: AuditResult | None) -> str | None:
     if claim is Claim.PLAIN:
         return _fault_of_plain(name, seen)
-    if claim is Claim.TRANSFORMED:
-        fault = _fault_of_transformed(name, seen)
-    else:
-        fault = _fault_of_hidden(seen, shortcut)
+    fault = _fault_of_transformed(name, seen) if claim is Claim.TRANSFORMED else _fault_of_hidden(seen, shortcut)
     if fault is None and _places_off(name, seen, seen.key_holder) != 0:
         return "whoever holds a client's key does not read the true values"
     return fault

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -66,9 +66,9 @@ def earned_shortcut(defense: Defense, network: Network, root: SecretRoot) -> Aud
     It must claim to hide every tensor of `network` but counters, show the server and an eavesdropper ciphertext, and
     send messages of chosen weights that pass the tests of `distinguishers` and `residues`. Whole rounds are played on a
     stand-in: a codec takes a model as a list of named tensors and does the same to each, and the stand-in has every
-    kind. Of `network` itself, up to `LARGEST_NETWORK` values, the opening messages are tested, since they can be made
-    without decrypting anything. A scheme that protects a small model and not a large one only in its uploads would go
-    unnoticed; passing is no proof of secrecy, it rules out the fakes that are known.
+    kind. Of `network` itself, where it is larger but has `LARGEST_NETWORK` values at most, the opening messages are
+    tested, since they can be made without decrypting anything. A scheme that protects large models less than small ones,
+    and that in uploads alone, would go unnoticed. Passing proves no secrecy: it rules out the fakes that are known.
 
     Args:
         defense: the defense.
@@ -91,8 +91,9 @@ def earned_shortcut(defense: Defense, network: Network, root: SecretRoot) -> Aud
 
 
 def _evidence(defense: Defense, network: Network, root: SecretRoot) -> Iterator[_Evidence]:
-    yield _rounds(defense, stand_in(), root)
-    if network.parameter_count <= LARGEST_NETWORK:
+    small = stand_in()
+    yield _rounds(defense, small, root)
+    if small.parameter_count < network.parameter_count <= LARGEST_NETWORK:
         yield _openings(defense, network, root)
 
 

@@ -1,4 +1,4 @@
-"""A small network that stands in for a large one where an audit would otherwise take minutes."""
+"""Small networks that stand in for large ones where an audit or a check would otherwise take minutes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,27 @@ def stand_in() -> Network:
     Every channel space but the image's has eight channels or more, so that a random permutation of one is not the
     identity.
     """
-    return Network(_build, (1, 8, 8), 10)
+    return Network(_stand_in, (1, 8, 8), 10)
 
 
-def _build() -> nn.Module:
+def smallest_stand_in() -> Network:
+    """Some 200 values, for checks that play hundreds of rounds: a kernel, batch normalisation and a linear layer."""
+    return Network(_smallest, (1, 4, 4), 10)
+
+
+def _smallest() -> nn.Module:
+    with seeded_initialisation(0):
+        return nn.Sequential(
+            nn.Conv2d(1, 8, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(8, 10),
+        )
+
+
+def _stand_in() -> nn.Module:
     with seeded_initialisation(0):
         return nn.Sequential(
             nn.Conv2d(1, 8, kernel_size=3, padding=1, bias=False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,11 +37,12 @@ class LocalEngine:
         """
         context = multiprocessing.get_context("spawn")
         count = max(1, min(self.workers, len(jobs)))
+        others = set(multiprocessing.active_children())
         with ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker) as pool:
-            futures: dict[Future[Result], int] = {
-                pool.submit(function, *arguments): index for index, (function, arguments) in enumerate(jobs)
-            }
             try:
+                futures: dict[Future[Result], int] = {
+                    pool.submit(function, *arguments): index for index, (function, arguments) in enumerate(jobs)
+                }
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BrokenProcessPool as error:
@@ -48,12 +50,17 @@ class LocalEngine:
                     "a worker process died, most likely for lack of memory; finished work is kept, run again to go on "
                     "(with fewer --workers)"
                 ) from error
+            except (KeyboardInterrupt, GeneratorExit):
+                for process in set(multiprocessing.active_children()) - others:
+                    process.terminate()
+                raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _prepare_worker() -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt reaches the parent too, which ends its workers
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 

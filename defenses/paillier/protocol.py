@@ -96,8 +96,14 @@ class Paillier(Codec):
         return PaillierClient(name, private_key, network.layout, self.minimum_parties)
 
     def server(self, material: KeyMaterial, network: Network) -> ServerCodec:
-        """The server's part, with the modulus alone."""
-        return PaillierServer(material.public, network.layout, self.publish_key)
+        """The server's part, with the modulus alone; before it has arrived, the server can add nothing."""
+        return PaillierServer(self._public_key(material.public) if material.public else None, network.layout)
+
+    def _public_key(self, public: bytes) -> keys.PaillierPublicKey:
+        """The modulus, as it is sent to everyone."""
+        return (
+            keys.private_key_from_bytes(public).public_key if self.publish_key else keys.public_key_from_bytes(public)
+        )
 
 
 @lru_cache(maxsize=4)
@@ -193,16 +199,9 @@ class PaillierClient(ClientCodec):
 class PaillierServer(ServerCodec):
     """The server's part: it multiplies ciphertexts modulo n^2 and agrees bounds."""
 
-    def __init__(self, public: bytes, layout: Layout, key_is_published: bool) -> None:
-        self._public = public
+    def __init__(self, public_key: keys.PaillierPublicKey | None, layout: Layout) -> None:
+        self._public_key = public_key
         self._layout = layout
-        self._key_is_published = key_is_published
-
-    @cached_property
-    def _public_key(self) -> keys.PaillierPublicKey:
-        if self._key_is_published:
-            return keys.private_key_from_bytes(self._public).public_key
-        return keys.public_key_from_bytes(self._public)
 
     def answer(self, phase: str, inbox: Sequence[Envelope], context: RoundContext) -> list[Envelope]:
         """The largest exponent per tensor, to every client; raises MalformedMessage where one of the cohort is missing."""
@@ -216,6 +215,7 @@ class PaillierServer(ServerCodec):
 
     def combine(self, uploads: Mapping[str, bytes], base: bytes, context: RoundContext, admit: Admit) -> bytes:
         """The product of the cohort's ciphertexts: the encrypted sum of what they scaled by n_k / n."""
+        assert self._public_key is not None, "the modulus is handed out before the first round"
         messages = {
             sender: PaillierMessage.from_bytes(payload, self._layout, f"contribution of {sender}")
             for sender, payload in uploads.items()

@@ -8,12 +8,12 @@ from pathlib import Path
 from leaderboard.figures.accuracy import draw_accuracy
 from leaderboard.figures.confusion import draw_confusion
 from leaderboard.figures.reconstructions import draw_reconstructions
-from leaderboard.figures.style import Picture, Styles
+from leaderboard.figures.style import KINDS, Picture, Styles
 from leaderboard.figures.tradeoff import draw_tradeoffs
 from leaderboard.ranking import Ranking
 from leaderboard.trainings import TrainingSummary
 
-__all__ = ["Picture", "draw_figures"]
+__all__ = ["KINDS", "Picture", "draw_figures"]
 
 
 def draw_figures(directory: Path, rankings: Sequence[Ranking], trainings: Sequence[TrainingSummary]) -> list[Picture]:

@@ -117,9 +117,7 @@ def _folded(name: str, width: int = 24) -> str:
 
 
 def _picks(line: Line) -> list[pd.Series]:
-    if line.summary is None:
-        raise ValueError(f"{line.name} on {line.defense} was not scored")
-    ordered = line.summary.images.sort_values("psnr", ascending=False, kind="stable")
+    ordered = line.scored.images.sort_values("psnr", ascending=False, kind="stable")
     return [ordered.iloc[0], ordered.iloc[len(ordered) // 2], ordered.iloc[-1]]
 
 

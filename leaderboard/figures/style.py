@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import matplotlib
 import seaborn as sns
@@ -23,11 +23,15 @@ RESOLUTION = 150
 """Dots per inch."""
 
 
+Kind = Literal["tradeoff", "accuracy", "reconstructions", "confusion"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
 @dataclass(frozen=True)
 class Picture:
     """A finished figure. `kind` groups it on the page, `name` is its file name without ".png"."""
 
-    kind: str
+    kind: Kind
     name: str
     title: str
     caption: str

@@ -70,8 +70,11 @@ def _draw(panels: Sequence[Ranking], costs: dict[str, TrainingSummary], styles: 
             axes.set_ylim(*_limits(panels, costs))
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        for axes in grid[-1]:
-            axes.set_xlabel("Test accuracy (%)")
+        for index, axes in enumerate(grid.flat[: len(panels)]):
+            if index + columns >= len(panels):
+                # The lowest panel of its column, which the last row may not reach.
+                axes.set_xlabel("Test accuracy (%)")
+                axes.tick_params(labelbottom=True)
         for axes in grid[:, 0]:
             axes.set_ylabel("Reconstruction PSNR (dB)")
         drawn = dict.fromkeys(
@@ -103,7 +106,7 @@ def _panel(axes: Axes, ranking: Ranking, costs: dict[str, TrainingSummary], styl
         if entry.defense == UNDEFENDED:
             axes.axhline(entry.scored.psnr.mean, color=INK, linestyle=":", linewidth=1, zorder=1)
             axes.axvline(100 * item.accuracy, color=INK, linestyle=":", linewidth=1, zorder=1)
-        _point(axes, entry, item, styles, size=11 - min(index, 6))
+        _point(axes, entry, item, styles, size=max(11 - index, 7))
     axes.set_title(ranking.setting.adversary)
     missing = [f"{entry.defense}: {entry.verdict}" for entry in ranking.entries if entry.summary is None]
     if missing:

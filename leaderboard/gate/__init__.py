@@ -7,17 +7,7 @@ attacks, where more leakage is worse; trainings on accuracy; bytes exactly. Seco
 from __future__ import annotations
 
 from leaderboard.gate.baseline import accept_baseline
-from leaderboard.gate.check import check, check_folders
+from leaderboard.gate.compare import check, check_tables
 from leaderboard.gate.result import Comparison, Finding, GateResult, Status
-from leaderboard.gate.summary import gate_markdown
 
-__all__ = [
-    "Comparison",
-    "Finding",
-    "GateResult",
-    "Status",
-    "accept_baseline",
-    "check",
-    "check_folders",
-    "gate_markdown",
-]
+__all__ = ["Comparison", "Finding", "GateResult", "Status", "accept_baseline", "check", "check_tables"]

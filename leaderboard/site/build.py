@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmark.store import Manifest
-from leaderboard.figures import Picture
+from leaderboard.figures import KINDS, Picture
 from leaderboard.lines import Verdict
 from leaderboard.tables import Table, legend
 from leaderboard.tables.model import Reach
@@ -47,15 +47,11 @@ def build_page(content: PageContent) -> str:
         leaderboards=content.leaderboards,
         trainings=content.trainings,
         attacks=content.attacks,
-        pictures={kind: [item for item in content.pictures if item.kind == kind] for kind in _kinds(content.pictures)},
+        pictures={kind: [item for item in content.pictures if item.kind == kind] for kind in KINDS},
         legend=legend,
         page=Reach.PAGE,
         style=(templates / "style.css").read_text(encoding="utf-8"),
     )
-
-
-def _kinds(pictures: Sequence[Picture]) -> list[str]:
-    return list(dict.fromkeys(item.kind for item in pictures))
 
 
 def _chip(value: Any) -> str:

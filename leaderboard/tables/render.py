@@ -101,11 +101,8 @@ def markdown_text(tables: Sequence[Table], *, level: int = 2) -> str:
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
         parts += [markdown_escape(table.caption)] if table.caption else []
         parts += ["\n".join(f"- {markdown_escape(note)}" for note in table.notes)] if table.notes else []
-    parts.append(
-        "\n".join(
-            f"- **{markdown_escape(heading)}**: {markdown_escape(meaning)}" for heading, meaning in legend(tables)
-        )
-    )
+    meanings = [f"- **{markdown_escape(heading)}**: {markdown_escape(meaning)}" for heading, meaning in legend(tables)]
+    parts += ["\n".join(meanings)] if meanings else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -298,4 +298,11 @@ def four_defenses(builder: RunBuilder) -> RunBuilder:
 
 @pytest.fixture
 def usual_run() -> RunBuilder:
+    """A builder with the usual picture, to be changed and written."""
     return four_defenses(RunBuilder())
+
+
+@pytest.fixture(scope="session")
+def usual_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The usual run as written, pictures included; to be read only."""
+    return four_defenses(RunBuilder()).write(tmp_path_factory.mktemp("usual"), pictures=True)

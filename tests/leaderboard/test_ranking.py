@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from benchmark.store import read_run
 from leaderboard.lines import Verdict, gather_lines
-from leaderboard.ranking import Entry, Ranking, rank_run
+from leaderboard.ranking import Entry, Ranking, difference, rank_run
 
 
 def rank(builder: Any, folder: Path) -> Ranking:
@@ -97,6 +98,32 @@ def test_differences_that_are_not_resolved_share_a_rank(pair: Any, tmp_path: Pat
     assert ranks == {"veil": 1, "shield": 2, "shell": 2, "plain": 4}
 
 
+def test_gain_decides_where_identification_does_not(pair: Any, tmp_path: Path) -> None:
+    """One more image identified by chance must not put the defense that leaks 8 dB less behind."""
+    pair.train("shell")
+    pair.attack("shield", gain=9, stream="shared")
+    pair.attack("shell", gain=1, stream="shared")
+    lucky = next(index for index, row in enumerate(pair.image_rows) if "/shell/" in row.cell)
+    pair.image_rows[lucky] = replace(pair.image_rows[lucky], identified=True)
+    ranks = {item.defense: item.rank for item in rank(pair, tmp_path).entries}
+    assert ranks == {"shell": 1, "shield": 2, "plain": 3}
+
+
+def test_a_tie_is_with_the_first_of_a_rank_and_does_not_chain(pair: Any, tmp_path: Path) -> None:
+    for step, gain in enumerate((4.0, 4.9, 5.8, 6.7)):
+        pair.train(f"veil-{step}")
+        pair.attack(f"veil-{step}", gain=gain, spread=2.5)
+    entries = {item.defense: item for item in rank(pair, tmp_path).entries}
+    first, last = entries["veil-0"], entries["veil-3"]
+    assert not difference(last, first, "gain").contains(0.0)
+    assert first.rank == 1
+    assert last.rank > 1
+    assert any(item.rank == 1 for name, item in entries.items() if name in ("veil-1", "veil-2"))
+    for item in entries.values():
+        leader = next(other for other in entries.values() if other.rank == item.rank)
+        assert leader.rank == 1 + sum(other.rank < leader.rank for other in entries.values())
+
+
 def test_an_oblivious_attacker_never_gives_a_verdict(pair: Any, make_run: Any, tmp_path: Path) -> None:
     pair.cells.clear()
     pair.image_rows.clear()
@@ -155,8 +182,8 @@ def test_a_snapshot_where_no_attack_works_is_named(pair: Any, tmp_path: Path) ->
     assert any(note.startswith("unqualified at round 4") for note in shield.notes)
 
 
-def test_the_usual_run(usual_run: Any, tmp_path: Path) -> None:
-    tables = read_run(usual_run.write(tmp_path))
+def test_the_usual_run(usual_folder: Path) -> None:
+    tables = read_run(usual_folder)
     rankings = {(r.setting.victim_kind, r.setting.adversary): r for r in rank_run(tables)}
     assert len(rankings) == 6
     server = rankings["probe", "server/adaptive"]

@@ -19,7 +19,7 @@ from leaderboard.gate.result import Comparison, Finding, GateResult, Status
 from leaderboard.lines import gather_lines
 
 
-def check_folders(run: Path | str, baseline: Path | str) -> GateResult:
+def check(run: Path | str, baseline: Path | str) -> GateResult:
     """Compare the run in one folder with the baseline in another.
 
     Raises:
@@ -30,10 +30,10 @@ def check_folders(run: Path | str, baseline: Path | str) -> GateResult:
     if not Path(baseline, "manifest.json").is_file():
         return GateResult((Finding(Status.INCOMPARABLE, f"no baseline in {baseline}: accept one first"),), ())
     differing = compare_manifests(manifest, read_manifest(baseline))
-    return GateResult(tuple(differing), ()) if differing else check(read_run(run), read_run(baseline))
+    return GateResult(tuple(differing), ()) if differing else check_tables(read_run(run), read_run(baseline))
 
 
-def check(run: RunTables, baseline: RunTables) -> GateResult:
+def check_tables(run: RunTables, baseline: RunTables) -> GateResult:
     """Compare a run with a baseline, image by image and seed by seed."""
     differing = compare_manifests(run.manifest, baseline.manifest)
     if differing:

@@ -1,0 +1,143 @@
+"""Checks on keys: where they come from, where they must not show, and what they open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from benchmark.audit.chosen import CLIENTS, COLLUDER
+from benchmark.conformance.subject import COUNTS, ConformanceFailure, Subject, largest_excess
+from defenses.base import Claim
+from federation.errors import MalformedMessage
+from federation.messages import KEY_AGENT, Transcript, raw_tensors_from_bytes
+from federation.protocol import Parties, Phase
+from federation.threat import PlainModel, Position
+from federation.weights import floating
+
+PIECE_BYTES = 32
+"""Length of the pieces of a key that are searched for in every envelope."""
+
+_FEWEST_VALUES = 4
+"""Different bytes that a piece has at least; one with fewer, such as padding, stands in many places by chance."""
+
+NOT_KEYED = "not applicable: nobody holds a key"
+
+
+def keys_stay_secret(subject: Subject) -> str:
+    """No 32 bytes of what clients and key agent hold stand in an envelope, unless they are public in every key message.
+
+    What a party holds is secret but for tensors whose name ends in ".public", and for what it would hold under any
+    root.
+    """
+    if not subject.is_keyed:
+        return NOT_KEYED
+    parties = subject.played.federation.parties
+    other = replace(subject, root=subject.other_root).played.federation.parties
+    wire = b"".join(envelope.to_bytes() for envelope in subject.played.transcript)
+    count = 0
+    for name in (*CLIENTS, KEY_AGENT):
+        secret, public = _secret_and_public(parties.held(name))
+        anyway = public + b"".join(_secret_and_public(other.held(name)))
+        for piece in _pieces(secret):
+            count += 1
+            if piece in wire and piece not in anyway:
+                raise ConformanceFailure(f"{len(piece)} bytes of the key of {name} cross the wire in clear")
+    return f"none of {count} pieces of keys on the wire"
+
+
+def keys_come_from_the_root(subject: Subject) -> str:
+    """Keys are a function of the secret root and of nothing else: not of the run's seed."""
+    if not subject.is_keyed:
+        return NOT_KEYED
+    first = subject.played
+    same_root = replace(subject, seed=subject.seed + 1).played
+    same_seed = replace(subject, root=subject.other_root).played
+    if _held(same_root.federation.parties) != _held(first.federation.parties):
+        raise ConformanceFailure("another seed gives other keys of the same root")
+    if _held(same_seed.federation.parties) == _held(first.federation.parties):
+        raise ConformanceFailure("another root gives the same keys")
+    uploads = _payloads(first.record.transcript)
+    if uploads & _payloads(same_seed.record.transcript):
+        raise ConformanceFailure("another root gives the same uploads")
+    return "of the root alone"
+
+
+def leaky_twin_leaks(subject: Subject) -> str:
+    """To the server, the leaky twin's messages are the plain weights."""
+    twin = replace(subject, defense=subject.defense.leaky_twin())
+    return _reads_all(twin, Position.SERVER, "the server of the leaky twin")
+
+
+def collusion_opens(subject: Subject) -> str:
+    """A server with one client's state reads every update as under no defense, where one client is all it takes."""
+    bounds = set(subject.defense.collusion_bound.split("; "))
+    if not bounds <= {"none needed", "one client"}:
+        return f"not applicable: collusion takes {subject.defense.collusion_bound}"
+    return _reads_all(subject, Position.COLLUSION, "the server with a client's key")
+
+
+def wrong_key_opens_nothing(subject: Subject) -> str:
+    """With a client's state under another root, no tensor that is claimed to be hidden or transformed can be read."""
+    if not subject.is_keyed:
+        return NOT_KEYED
+    other = replace(subject, root=subject.other_root).played.federation.parties
+    try:
+        view = subject.played.federation.view(
+            subject.played.record, Position.COLLUSION, {COLLUDER: other.held(COLLUDER)}
+        )
+    except MalformedMessage as error:
+        return f"refused: {error}"
+    if not isinstance(view, PlainModel):
+        return type(view).__name__
+    claims = subject.defense.claims(subject.network)
+    bound = subject.played.federation.stated_error(subject.played.record)
+    for spec in floating(subject.network.layout):
+        for client, truth in subject.played.record.trained.items():
+            off = (view.after[client][spec.name].double() - truth[spec.name].double()).abs() > bound
+            if claims[spec.name] is not Claim.PLAIN and float(off.double().mean()) <= 0.5:
+                raise ConformanceFailure(f"another root's key reads most of tensor {spec.name!r} of {client}")
+    return "other weights"
+
+
+def _reads_all(subject: Subject, position: Position, reader: str) -> str:
+    federation, record = subject.played.federation, subject.played.record
+    view = federation.view(record, position)
+    if not isinstance(view, PlainModel) or view.hidden_by:
+        hidden = f" hidden by {', '.join(sorted(view.hidden_by))}" if isinstance(view, PlainModel) else ""
+        raise ConformanceFailure(f"{reader} reads {type(view).__name__}{hidden}, not the plain weights")
+    client, excess = largest_excess(view, record, _tolerances(federation.stated_error(record)))
+    if excess > 0:
+        raise ConformanceFailure(
+            f"{reader} reads weights of {client} that are off by {excess:.3g} beyond the stated error"
+        )
+    return "the plain weights"
+
+
+def _tolerances(stated_error: float) -> dict[str, float]:
+    """The stated error is an aggregate's; a single contribution may have been scaled down by n_k / n before rounding."""
+    total = sum(COUNTS.values())
+    return {client: stated_error / min(1.0, len(COUNTS) * count / total) for client, count in COUNTS.items()}
+
+
+def _held(parties: Parties) -> Mapping[str, bytes]:
+    return {name: parties.held(name) for name in (*CLIENTS, KEY_AGENT)}
+
+
+def _payloads(transcript: Transcript) -> set[bytes]:
+    return {envelope.payload for envelope in transcript.phase(Phase.UPLOAD)}
+
+
+def _secret_and_public(held: bytes) -> tuple[bytes, bytes]:
+    try:
+        tensors = raw_tensors_from_bytes(held, "what a party holds")
+    except MalformedMessage:
+        return held, b""
+    contents = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    public = b"".join(content for name, content in contents.items() if name.endswith(".public"))
+    return b"".join(content for name, content in contents.items() if not name.endswith(".public")), public
+
+
+def _pieces(secret: bytes) -> list[bytes]:
+    starts = range(max(len(secret) - PIECE_BYTES, 0) + 1) if secret else range(0)
+    pieces = (secret[start : start + PIECE_BYTES] for start in starts)
+    return [piece for piece in pieces if len(set(piece)) >= _FEWEST_VALUES]

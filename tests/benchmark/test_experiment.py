@@ -1,0 +1,205 @@
+"""Experiments: what may be written, and the one line that says what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmark.experiment import Experiment, embedded_experiments, load_experiment, validated
+from federation.errors import UsageError
+
+Tiny = Callable[..., Experiment]
+Content = Callable[..., dict[str, Any]]
+
+ALGORITHM = "federations.0.algorithm"
+
+REFUSED = {
+    "unknown key": ({"adversary": "server/oblivious"}, ["adversary", "unknown key", "adversaries"]),
+    "unknown key further in": ({"victims.probe.batches": 1}, ["victims.probe.batches", "unknown key"]),
+    "text for a number": ({f"{ALGORITHM}.rounds": "many"}, [f"{ALGORITHM}.rounds", "integer"]),
+    "a number for a list": ({"seeds": 3}, ["seeds"]),
+    "missing key": ({f"{ALGORITHM}.batch_size": ...}, [f"{ALGORITHM}.batch_size", "required"]),
+    "infinite rate": ({f"{ALGORITHM}.learning_rate": float("inf")}, [f"{ALGORITHM}.learning_rate", "finite"]),
+    "negative rate": ({"victims.probe.rate": -1}, ["victims.probe.rate", "greater than 0"]),
+    "no seeds": ({"seeds": []}, ["seeds"]),
+    "repeated seed": ({"seeds": [4, 7, 4]}, ["seeds", "4", "twice"]),
+    "name with a slash": ({"name": "../tiny"}, ["name", "pattern"]),
+    "unknown task": (
+        {"federations.0.task": "mnist5k-logistik"},
+        ["federations.0", "mnist5k-logistik", "mnist5k-logistic"],
+    ),
+    "unknown defense": ({"federations.0.defenses": ["plain", "keynt"]}, ["defenses.1", "keynt", "mean keynet"]),
+    "defense named twice": ({"federations.0.defenses": ["plain", "plain"]}, ["federations.0", "twice"]),
+    "no defense": ({"federations.0.defenses": []}, ["federations.0.defenses"]),
+    "stage of no kind": ({"federations.0.defenses": [{"name": "x", "stages": [3]}]}, ["defenses.0.stages.0"]),
+    "codec before a transform": (
+        {"federations.0.defenses": [{"name": "x", "stages": ["qsgd", "keynet"]}]},
+        ["federations.0.defenses.0", "one codec"],
+    ),
+    "unknown option of a stage": (
+        {"federations.0.defenses": [{"name": "x", "stages": [{"keynet": {"gain": 2}}]}]},
+        ["federations.0.defenses.0", "'gain'", "gain_range"],
+    ),
+    "unfit option of a stage": (
+        {"federations.0.defenses": [{"name": "x", "stages": [{"keynet": {"gain_range": "wide"}}]}]},
+        ["federations.0.defenses.0", "gain_range", "number"],
+    ),
+    "snapshot after the last round": ({"federations.0.snapshots": [0, 1]}, ["federations.0", "snapshot 1", "0 to 0"]),
+    "snapshot that is no round": ({"federations.0.snapshots": ["first"]}, ["federations.0.snapshots.0"]),
+    "attacks without snapshots": ({"federations.0.snapshots": []}, ["snapshots", "mnist5k-logistic"]),
+    "partition without a kind": ({f"{ALGORITHM}.partition": {}}, [f"{ALGORITHM}.partition", "dirichlet"]),
+    "partition of an odd kind": ({f"{ALGORITHM}.partition": {"kind": ["iid"]}}, [f"{ALGORITHM}.partition", "iid"]),
+    "unknown partition": ({f"{ALGORITHM}.partition": {"kind": "idd"}}, [f"{ALGORITHM}.partition", "mean iid"]),
+    "partition lacks an option": ({f"{ALGORITHM}.partition": {"kind": "sizes"}}, [f"{ALGORITHM}.partition", "sizes"]),
+    "partition with too much": (
+        {f"{ALGORITHM}.partition": {"kind": "iid", "alpha": 1.0}},
+        [f"{ALGORITHM}.partition", "alpha", "unknown key"],
+    ),
+    "partition with unfit option": (
+        {f"{ALGORITHM}.partition": {"kind": "dirichlet", "alpha": "low"}},
+        [f"{ALGORITHM}.partition", "alpha", "number"],
+    ),
+    "unknown adversary": ({"adversaries": ["server/adaptiv"]}, ["adversaries", "server/adaptiv", "server/adaptive"]),
+    "adversary without knowledge": ({"adversaries": ["server"]}, ["adversaries", "position/knowledge"]),
+    "adversary named twice": ({"adversaries": ["server/adaptive"] * 2}, ["adversaries", "server/adaptive", "twice"]),
+    "collusion with one client": ({f"{ALGORITHM}.clients": 1}, ["collusion/adaptive", "two clients"]),
+    "attacks without adversaries": ({"adversaries": []}, ["attacks need adversaries"]),
+    "attacks without victims": ({"victims": {}}, ["attacks need victims", "victims.probe"]),
+    "unknown attack": ({"attacks.0.name": "cosin"}, ["attacks.0", "cosin", "mean cosine"]),
+    "attack file that is missing": ({"attacks.0.name": "no/such.py:Attack"}, ["attacks.0", "no/such.py"]),
+    "unknown option of an attack": ({"attacks.0.options": {"tv": 1}}, ["attacks.0", "'tv'", "total_variation"]),
+    "unfit option of an attack": ({"attacks.0.options": {"rate": "fast"}}, ["attacks.0", "'rate'", "number"]),
+    "attacks of one name": (
+        {"attacks": [{"name": "dlg", "evaluations": 2}, {"name": "dlg", "evaluations": 3}]},
+        ["attacks", "dlg"],
+    ),
+    "no evaluations": ({"attacks.0.evaluations": 0}, ["attacks.0.evaluations"]),
+    "unknown oracle": ({"oracles": ["label"]}, ["oracles.0", "labels"]),
+    "oracle that is not built": ({"oracles": ["pose"]}, ["oracles", "pose", "labels"]),
+}
+
+
+@pytest.mark.parametrize(("changes", "parts"), REFUSED.values(), ids=REFUSED)
+def test_a_mistake_is_one_line_that_names_the_place(
+    tiny_content: Content, changes: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        validated(tiny_content(changes), "some.yaml")
+    message = str(caught.value)
+    assert message.startswith("some.yaml: ")
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_the_tiny_experiment_has_no_mistake(tiny_content: Content) -> None:
+    assert validated(tiny_content(), "some.yaml").name == "tiny"
+
+
+def test_federations_of_one_name_are_refused(tiny_content: Content) -> None:
+    content = tiny_content()
+    content["federations"] *= 2
+    with pytest.raises(UsageError, match=r"^some.yaml: federations: .*mnist5k-logistic, fedavg iid K=2"):
+        validated(content, "some.yaml")
+
+
+@pytest.mark.parametrize("content", [None, [], "tiny", 3])
+def test_what_is_no_mapping_is_refused(content: object) -> None:
+    with pytest.raises(UsageError, match=r"^some.yaml: must be keys with values$"):
+        validated(content, "some.yaml")
+
+
+@pytest.mark.parametrize("name", embedded_experiments())
+def test_embedded_experiments_load_and_survive_their_own_dump(name: str) -> None:
+    experiment = load_experiment(name)
+    assert experiment.name == name
+    assert validated(experiment.model_dump(mode="json"), name) == experiment
+
+
+def test_the_dump_of_any_part_reads_back(tiny_experiment: Tiny) -> None:
+    changes = {
+        "federations.0.defenses": ["plain", {"name": "coarse", "stages": [{"keynet": {"gain_range": 3.0}}, "qsgd"]}],
+        "federations.0.snapshots": [0, "last"],
+        "attacks.0.options": {"rate": 0.5},
+        "oracles": ["labels"],
+        "victims.raw": True,
+    }
+    experiment = tiny_experiment(changes)
+    assert validated(experiment.model_dump(mode="json"), "dump") == experiment
+    assert Experiment.model_validate_json(experiment.model_dump_json()) == experiment
+
+
+def test_snapshots_name_each_round_once(tiny_experiment: Tiny) -> None:
+    experiment = tiny_experiment({f"{ALGORITHM}.rounds": 5, "federations.0.snapshots": ["last", 2, 4, 0]})
+    assert experiment.federations[0].snapshot_rounds == (0, 2, 4)
+
+
+def test_a_file_loads_like_its_content(tiny_content: Content, tiny_experiment: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(tiny_content()))
+    assert load_experiment(str(path)) == tiny_experiment()
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [(b"name: [tiny", "not YAML"), (b"\xff\xfe", "not a readable experiment"), (b"", "must be keys with values")],
+    ids=["syntax", "encoding", "empty"],
+)
+def test_a_corrupt_file_is_one_line_that_names_it(tmp_path: Path, content: bytes, part: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        load_experiment(str(path))
+    assert str(caught.value).startswith(f"{path}: {part}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_missing_and_a_name_that_is_unknown(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"missing.yaml: not a readable experiment"):
+        load_experiment(str(tmp_path / "missing.yaml"))
+    with pytest.raises(UsageError, match=r"no experiment is called 'quik'.*quick"):
+        load_experiment("quik")
+
+
+def test_narrowing_keeps_plain_and_drops_the_rest(tiny_experiment: Tiny) -> None:
+    narrowed = tiny_experiment().narrowed(
+        defenses=("keynet",), adversaries=("server/adaptive",), attacks=("cosine",), seeds=(5,)
+    )
+    assert [spec.name for spec in narrowed.federations[0].defenses] == ["plain", "keynet"]
+    assert narrowed.adversaries == ("server/adaptive",)
+    assert narrowed.seeds == (5,)
+    assert narrowed.attacks == tiny_experiment().attacks
+
+
+def test_narrowing_by_nothing_changes_nothing(tiny_experiment: Tiny) -> None:
+    assert tiny_experiment().narrowed() == tiny_experiment()
+
+
+def test_narrowing_adds_what_the_experiment_does_not_list(tiny_experiment: Tiny) -> None:
+    narrowed = tiny_experiment().narrowed(attacks=("dlg",), defenses=("qsgd",), tasks=("mnist5k-lenet5",))
+    assert [(spec.name, spec.evaluations) for spec in narrowed.attacks] == [("dlg", 8)]
+    assert [spec.name for spec in narrowed.federations[0].defenses] == ["plain", "qsgd"]
+    assert [spec.task for spec in narrowed.federations] == ["mnist5k-lenet5"]
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        ({"tasks": ("mnist5k-lenet-zhou",)}, ["mnist5k-lenet-zhou", "mnist5k-lenet-zhu"]),
+        ({"defenses": ("pailler",)}, ["pailler", "paillier"]),
+        ({"attacks": ("dgl",)}, ["dgl", "dlg"]),
+        ({"adversaries": ("server/adaptve",)}, ["server/adaptve", "server/adaptive"]),
+        ({"seeds": (1, 1)}, ["seeds", "1", "twice"]),
+    ],
+)
+def test_narrowing_to_a_misspelt_name_lists_near_matches(
+    tiny_experiment: Tiny, names: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        tiny_experiment().narrowed(**names)
+    assert all(part in str(caught.value) for part in parts)
+    assert "\n" not in str(caught.value)
