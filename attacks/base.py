@@ -148,7 +148,8 @@ def restricted(observation: Observation, needs: frozenset[Need]) -> Observation:
 def prior_guess(observation: Observation, victim: Victim) -> Reconstruction:
     """What remains without any signal: the mean auxiliary image where there is one, else uniform grey."""
     if observation.auxiliary is not None:
-        image = observation.auxiliary.pixels.mean(dim=0)
+        # from the 8-bit values themselves, so that it is the mean-image floor to the last bit
+        image = ((observation.auxiliary.pixels.double() * 255).round() / 255).mean(dim=0)
     else:
         image = torch.full(observation.network.image_shape, 0.5)
     images = image.expand(victim.image_count, *image.shape).clone()

@@ -28,6 +28,30 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Hashes of the code that made a kind of artefact, taken once a run: an edit in mid-run does not split the run.
+
+    Attributes:
+        trainings: of what trains and protects.
+        attacks: of what attacks.
+        cells: of all that decides a cell, scores included.
+    """
+
+    trainings: str
+    attacks: str
+    cells: str
+
+    @classmethod
+    def now(cls) -> Code:
+        """The code as it stands on disk."""
+        return cls(
+            trainings=code_digest("federation", "defenses", "benchmark"),
+            attacks=code_digest("federation", "attacks"),
+            cells=code_digest("federation", "attacks", "defenses", "benchmark"),
+        )
+
+
 @lru_cache
 def code_digest(*packages: str) -> str:
     """The hash of the source of these packages and of the versions of the libraries that they compute with."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, Reconstruction, prior_guess, restricted
-from benchmark.artefacts import code_digest, digest, source_digest
+from benchmark.artefacts import digest, source_digest
 from benchmark.experiment import AttackSpec
 from benchmark.metrics.pixel import to_eight_bit
 from benchmark.workspace import Workspace
@@ -94,7 +94,7 @@ def run_attack(
     """
     attack = spec.build()
     seen = [restricted(history[index], attack.needs) for index in range(len(history))]
-    identifier = _identifier(spec, attack, seen, victims, seed)
+    identifier = _identifier(spec, attack, seen, victims, seed, workspace.code.attacks)
     directory = workspace.artefacts / "attacks" / identifier
     if not (directory / "result.json").is_file():
         _run(spec, attack, seen, victims, seed, identifier).save(directory)
@@ -168,14 +168,14 @@ def _stored(item: Reconstruction, seconds: float = 0.0) -> StoredReconstruction:
 
 
 def _identifier(
-    spec: AttackSpec, attack: Attack, seen: Sequence[Observation], victims: Sequence[Victim], seed: int
+    spec: AttackSpec, attack: Attack, seen: Sequence[Observation], victims: Sequence[Victim], seed: int, code: str
 ) -> str:
     return digest(
         "attack run",
         spec.model_dump(mode="json", exclude={"name"}),
         attack.name,
         source_digest(type(attack)),
-        code_digest("federation", "attacks"),
+        code,
         seed,
         [vars(victim) for victim in victims],
         [_observation_digest(observation) for observation in seen],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from attacks.base import Attack, Need, missing_need
-from benchmark.artefacts import Plan, code_digest, digest, source_digest
+from benchmark.artefacts import Plan, digest, source_digest
 from benchmark.attack_runs import AttackRun, run_attack, run_prior_guess
 from benchmark.controls import earned_shortcut_of
 from benchmark.experiment import AttackSpec
@@ -68,7 +68,7 @@ class Cell(Plan):
             self.kind,
             self.snapshot,
             [str(oracle) for oracle in self.oracles],
-            code_digest("federation", "attacks", "defenses", "benchmark"),
+            self.plan.workspace.code.cells,
             _trunk_digest(self.plan.workspace.lpips_trunk),
             EVALUATOR_VERSION,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from benchmark.artefacts import code_digest, digest
+from benchmark.artefacts import digest
 from benchmark.audit import AuditResult, earned_shortcut
 from benchmark.experiment import DefenseSpec
 from benchmark.store import UNDEFENDED
@@ -31,7 +31,7 @@ def earned_shortcut_of(plan: TrainingPlan) -> AuditResult:
         "audit",
         plan.task,
         plan.defense_spec.model_dump(mode="json"),
-        code_digest("federation", "defenses", "benchmark"),
+        plan.workspace.code.trainings,
         plan.stage_digests(),
     )
     file = plan.workspace.artefacts / "audits" / f"{name}.json"

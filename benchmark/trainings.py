@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from benchmark.artefacts import Plan, code_digest, digest, source_digest
+from benchmark.artefacts import Plan, digest, source_digest
 from benchmark.costs import Traffic, peak_memory, reset_peak_memory
 from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec, Victims
 from benchmark.store import TrainingRow
@@ -78,7 +78,7 @@ class TrainingPlan(Plan):
             self.seed,
             self.workspace.dataset(self.task).sha256,
             self.workspace.root_fingerprint,
-            code_digest("federation", "defenses", "benchmark"),
+            self.workspace.code.trainings,
             self.stage_digests(),
             source_digest(self._model_builder),
         )
@@ -253,8 +253,7 @@ class _Training:
         expected: Weights | None = None
         for number in range(algorithm.rounds):
             cohort = choose_cohort(algorithm.clients, algorithm.fraction, numpy_generator("cohort", plan.seed, number))
-            if number in plan.federation.snapshot_rounds:
-                self._probe(number)
+            checkpoint = self.parties.server.state
             record = self.federation.run_round(number, cohort, self._local_update(number, algorithm.local))
             reference = record.references[cohort[0]]
             evaluations.append(self._evaluate(reference))
@@ -262,6 +261,7 @@ class _Training:
             expected = self._expected(record, cohort)
             if number in plan.federation.snapshot_rounds:
                 self._keep_real_round(number, record, cohort)
+                self._probe(number, checkpoint)
         final = self.federation.recover(self.federation.release(algorithm.rounds, plan.clients[:1])[0])
         evaluations.append(self._evaluate(final))
         self.errors.append(largest_difference(final, expected or final))
@@ -295,8 +295,8 @@ class _Training:
         for activity, seconds in record.seconds.items():
             self.seconds[activity] = self.seconds.get(activity, 0.0) + seconds
 
-    def _probe(self, number: int) -> None:
-        """Play one extra round per probe from the current checkpoint, and keep its transcript and truth."""
+    def _probe(self, number: int, checkpoint: bytes) -> None:
+        """Play one extra round per probe from the round's global message, and keep its transcript and truth."""
         plan, probe = self.plan, self.plan.victims.probe
         if probe is None:
             return
@@ -309,7 +309,7 @@ class _Training:
             shards = {name: self._probe_shard(name, number, index, probe.batch) for name in cohort}
             shards[victim] = LabelledImages(truth.images, truth.labels)
             update = self._update_on(shards, probe.local, number, f"probe {index}")
-            with federation.rehearsal():
+            with federation.rehearsal(checkpoint):
                 record = federation.run_round(number, cohort, update, variant=1 + index)
                 released = federation.release(number, cohort)
             self._keep(snapshot_name("probe", number, index), Transcript(record.transcript + released), truth)

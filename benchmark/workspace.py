@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from benchmark.artefacts import Code
 from benchmark.victims import secretly_jittered
 from federation.datasets import Dataset, LabelledImages
 from federation.errors import UsageError
@@ -24,6 +25,7 @@ class Workspace:
         data_directory: where data sets that are not embedded stand.
         download: whether missing data sets may be fetched.
         lpips_trunk: AlexNet's trunk for LPIPS, if given.
+        code: the code that the run began with.
     """
 
     directory: Path
@@ -31,6 +33,7 @@ class Workspace:
     data_directory: Path | None = None
     download: bool = False
     lpips_trunk: Path | None = None
+    code: Code = field(default_factory=Code.now)
 
     @property
     def root(self) -> SecretRoot:

@@ -145,6 +145,7 @@ class StackClient(_KeyHolder):
     ) -> None:
         super().__init__(name, (*transforms, codec), root)
         self._side = ClientSide(transforms, codec, network)
+        self._received_payload = b""
         self._received: Weights = {}  # the latest global weights, as they came off the wire
         if not any(stage.keyed for stage in self._stages):
             self._rebuild()
@@ -157,7 +158,9 @@ class StackClient(_KeyHolder):
     def recover(self, envelope: Envelope, context: RoundContext) -> Weights:
         """See `ClientParty.recover`."""
         envelope.check_route(context.round, [Phase.BROADCAST, Phase.RELEASE], [SERVER], self.name)
-        weights = self._received = self._codec.decode(envelope.payload)
+        if envelope.payload != self._received_payload:  # the same message is not decrypted twice
+            self._received, self._received_payload = self._codec.decode(envelope.payload), envelope.payload
+        weights = self._received
         for transform in reversed(self._transforms):
             weights = transform.undo(weights, context)
         return weights
@@ -202,6 +205,7 @@ class StackClient(_KeyHolder):
 
     def _rebuild(self) -> None:
         self._side.build(self.name, self._keyring)
+        self._received_payload = b""
 
 
 class ClientSide:

@@ -162,9 +162,9 @@ class Federation:
         return client.recover(envelope, self._as_party(context, client.name))
 
     @contextlib.contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        """Rounds inside the block leave the server's current global message as it was (probes from a checkpoint)."""
-        before = self.parties.server.state
+    def rehearsal(self, checkpoint: bytes) -> Iterator[None]:
+        """Rounds inside the block begin from an earlier global message and leave the current one as it was (probes)."""
+        before, self.parties.server.state = self.parties.server.state, checkpoint
         try:
             yield
         finally:

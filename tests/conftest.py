@@ -12,13 +12,18 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 
+import benchmark.scoring
 from benchmark.experiment import Experiment, validated
 from benchmark.harness import run_experiment
+from benchmark.metrics.perceptual import Unavailable
 from benchmark.metrics.trunk import TRUNK_VARIABLE
 from benchmark.store import RunTables, read_run
 from benchmark.workspace import Workspace
+from federation.datasets import SPLITS, Dataset, LabelledImages, assemble_dataset, load_dataset
 from federation.secret_root import SecretRoot
+from federation.tasks import TASKS, Task
 
 TINY: Mapping[str, Any] = {
     "name": "tiny",
@@ -27,7 +32,7 @@ TINY: Mapping[str, Any] = {
     "adversaries": ["server/oblivious", "server/adaptive", "collusion/adaptive"],
     "federations": [
         {
-            "task": "mnist5k-logistic",
+            "task": "small-digits",
             "defenses": ["plain", "keynet", "paillier"],
             "snapshots": [0],
             "references": False,
@@ -44,6 +49,21 @@ TINY: Mapping[str, Any] = {
     "attacks": [{"name": "cosine", "evaluations": 8}],
     "victims": {"probe": {"count": 3, "batch": 1, "rate": 0.1}, "real_round": {"images": 2}},
 }
+
+
+def load_small_digits(data_directory: Path | None, download: bool) -> Dataset:
+    """The digits of mnist5k in 14 x 14 pixels, so that encrypting a model takes a moment only."""
+    whole = load_dataset("mnist5k")
+
+    def shrunk(images: LabelledImages) -> LabelledImages:
+        pixels = F.avg_pool2d(images.images.float(), 2).round().to(torch.uint8)
+        return LabelledImages(pixels, images.labels)
+
+    splits = {split: shrunk(getattr(whole, split)) for split in SPLITS}
+    return assemble_dataset("small-digits", whole.classes, splits, "mnist5k at half its size")
+
+
+TASKS.add("small-digits", Task("small-digits", "small-digits", "logistic", "for tests", load=load_small_digits))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -130,13 +150,29 @@ Runner = Callable[..., RunTables]
 def run_in(offline: None) -> Runner:
     """Runs an experiment in a folder, serially in this process, and returns its tables.
 
-    Keys and victims derive from `root`, bytes that the test chooses.
+    Keys and victims derive from `root`, bytes that the test chooses. ST-LPIPS, which takes longest, is left out unless
+    asked for.
     """
 
-    def run(directory: Path, experiment: Experiment, *, root: bytes = b"r" * 32, engine: Any = None) -> RunTables:
+    def run(
+        directory: Path,
+        experiment: Experiment,
+        *,
+        root: bytes = b"r" * 32,
+        engine: Any = None,
+        st_lpips: bool = False,
+    ) -> RunTables:
         workspace = Workspace(directory, directory.parent / f"{directory.name}-{root[:4].hex()}.root")
         SecretRoot(root).save(workspace.root_file)
-        return read_run(run_experiment(experiment, workspace, progress=Silence(), engine=engine or SerialEngine()))
+        with pytest.MonkeyPatch.context() as patch:
+            if not st_lpips:
+                patch.setattr(benchmark.scoring, "load_st_lpips", lambda: Unavailable("left out"))
+            benchmark.scoring.perceptual_metrics.cache_clear()
+            try:
+                run_experiment(experiment, workspace, progress=Silence(), engine=engine or SerialEngine())
+            finally:
+                benchmark.scoring.perceptual_metrics.cache_clear()
+        return read_run(directory)
 
     return run
 
@@ -155,7 +191,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, run_in: Runner, tiny_expe
     """A finished run of the tiny experiment; nobody may change it."""
     directory = tmp_path_factory.mktemp("runs") / "tiny"
     experiment = tiny_experiment()
-    tables = run_in(directory, experiment)
+    tables = run_in(directory, experiment, st_lpips=True)
     root_file = next(directory.parent.glob("*.root"))
     return TinyRun(tables, experiment, Workspace(directory, root_file))
 

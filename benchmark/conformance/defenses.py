@@ -11,6 +11,7 @@ from benchmark.audit.stand_in import stand_in
 from benchmark.conformance import keys, rounds, wire
 from benchmark.conformance.subject import ConformanceFailure, Subject
 from defenses.base import Defense
+from federation.errors import KeyholeError
 from federation.network import Network
 from federation.secret_root import SecretRoot
 from federation.threat import Ciphertext, Position
@@ -80,6 +81,6 @@ def check_defense(defense: Defense, root: SecretRoot, network: Network | None = 
     for name, check in CHECKS.items():
         try:
             findings.append(Finding(name, True, check(subject)))
-        except ConformanceFailure as failure:
+        except KeyholeError as failure:
             findings.append(Finding(name, False, str(failure)))
     return findings

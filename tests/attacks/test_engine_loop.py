@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -319,13 +320,17 @@ def test_without_a_working_compiler_the_result_is_the_eager_one(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("joint", [False, True])
-def test_compiled_evaluations_equal_eager_ones(digits: tuple[Tensor, Tensor], joint: bool) -> None:
+def test_compiled_evaluations_equal_eager_ones(
+    digits: tuple[Tensor, Tensor], joint: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """Three trials in chunks of two, so that the second chunk is padded; in double precision, few steps."""
     victims = some(digits, 6, 17, 28)
     model = lenet_zhu()
     target = {name: value.double() for name, value in gradients_of(model, victims).items()}
     options: dict[str, Any] = {"target": target, "joint": joint, "evaluations": 4, "width": 2}
     eager, compiled = (attack(model.double(), victims, compiled=which, **options, **DLG) for which in (False, True))
+    assert not caplog.records, "it fell back to the eager evaluation"
     for field in fields(Matches):
         torch.testing.assert_close(getattr(compiled, field.name), getattr(eager, field.name), rtol=1e-6, atol=1e-8)

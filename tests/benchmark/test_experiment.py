@@ -50,7 +50,7 @@ REFUSED = {
     ),
     "snapshot after the last round": ({"federations.0.snapshots": [0, 1]}, ["federations.0", "snapshot 1", "0 to 0"]),
     "snapshot that is no round": ({"federations.0.snapshots": ["first"]}, ["federations.0.snapshots.0"]),
-    "attacks without snapshots": ({"federations.0.snapshots": []}, ["snapshots", "mnist5k-logistic"]),
+    "attacks without snapshots": ({"federations.0.snapshots": []}, ["snapshots", "small-digits"]),
     "partition without a kind": ({f"{ALGORITHM}.partition": {}}, [f"{ALGORITHM}.partition", "dirichlet"]),
     "partition of an odd kind": ({f"{ALGORITHM}.partition": {"kind": ["iid"]}}, [f"{ALGORITHM}.partition", "iid"]),
     "unknown partition": ({f"{ALGORITHM}.partition": {"kind": "idd"}}, [f"{ALGORITHM}.partition", "mean iid"]),
@@ -103,7 +103,7 @@ def test_the_tiny_experiment_has_no_mistake(tiny_content: Content) -> None:
 def test_federations_of_one_name_are_refused(tiny_content: Content) -> None:
     content = tiny_content()
     content["federations"] *= 2
-    with pytest.raises(UsageError, match=r"^some.yaml: federations: .*mnist5k-logistic, fedavg iid K=2"):
+    with pytest.raises(UsageError, match=r"^some.yaml: federations: .*small-digits, fedavg iid K=2"):
         validated(content, "some.yaml")
 
 

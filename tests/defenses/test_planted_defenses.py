@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gmpy2 import mpz
-from phe.paillier import EncryptedNumber
+from phe.paillier import EncryptedNumber, PaillierPublicKey
 
 from benchmark.audit import audit_claims, earned_shortcut
 from benchmark.audit.stand_in import smallest_stand_in, stand_in
@@ -175,15 +176,16 @@ def sealed_message(cipher: Cipher, weights: Weights, layout: Layout, sender: str
     content = flatten(weights, floating(layout)).numpy().astype("<f4").tobytes()
     sealed = cipher.seal(content, sender, round_number)
     exact = {spec.name: weights[spec.name] for spec in counters(layout)}
+    origin = torch.tensor([int(sender.removeprefix("client-")), round_number])
     return tensors_to_bytes(
-        {"sealed": torch.frombuffer(bytearray(sealed), dtype=torch.uint8), "round": torch.tensor(round_number)} | exact
+        {"sealed": torch.frombuffer(bytearray(sealed), dtype=torch.uint8), "origin": origin} | exact
     )
 
 
-def opened_message(cipher: Cipher, payload: bytes, layout: Layout, sender: str) -> Weights:
+def opened_message(cipher: Cipher, payload: bytes, layout: Layout) -> Weights:
     tensors = raw_tensors_from_bytes(payload, "fake")
-    sealed, round_number = tensors.pop("sealed"), int(tensors.pop("round"))
-    content = cipher.open(sealed.numpy().tobytes(), sender, round_number)
+    sealed, (sender, round_number) = tensors.pop("sealed"), tensors.pop("origin").tolist()
+    content = cipher.open(sealed.numpy().tobytes(), f"client-{sender}", round_number)
     values = torch.frombuffer(bytearray(content), dtype=torch.float32)
     return unflatten(values, floating(layout)) | tensors
 
@@ -196,6 +198,9 @@ class FakeClient(PlainClient):
     def encode(self, weights: Weights, base: Weights, context: RoundContext) -> bytes:
         return sealed_message(self._cipher, weights, self._layout, self._name, context.round)
 
+    def decode_upload(self, payload: bytes, base: Weights, share: float) -> Weights:
+        return opened_message(self._cipher, payload, self._layout)
+
 
 class FakeServer(OpenServer):
     def __init__(self, cipher: Cipher, layout: Layout) -> None:
@@ -203,9 +208,7 @@ class FakeServer(OpenServer):
         self._cipher = cipher
 
     def combine(self, uploads: Mapping[str, bytes], base: bytes, context: RoundContext, admit: Admit) -> bytes:
-        opened = {
-            sender: opened_message(self._cipher, payload, self._layout, sender) for sender, payload in uploads.items()
-        }
+        opened = {sender: opened_message(self._cipher, payload, self._layout) for sender, payload in uploads.items()}
         return self.mean(opened, context, admit)
 
 
@@ -254,13 +257,16 @@ class Unrandomised(PaillierClient):
 class FixedNonces:
     """An encryptor whose nonces are so many constants, the same in every message."""
 
-    public_key: object
+    public_key: PaillierPublicKey
     nonces: int
+    noise_bits: int = 0
 
     def encrypt(self, plaintexts: Iterable[mpz]) -> list[mpz]:
-        n = mpz(self.public_key.n)  # type: ignore[attr-defined]
+        n = mpz(self.public_key.n)
         return [
-            (1 + n * plaintext) * pow(mpz(3 + index % self.nonces), n, n * n) % (n * n)
+            (1 + n * (plaintext + secrets.randbits(self.noise_bits)))
+            * pow(mpz(3 + index % self.nonces), n, n * n)
+            % (n * n)
             for index, plaintext in enumerate(plaintexts)
         ]
 
@@ -277,8 +283,19 @@ class NoncesOfThePlace(Unrandomised):
         return FixedNonces(self._private_key.public_key, nonces=10_000)
 
 
+class NoncesOfThePlaceUnderNoise(Unrandomised):
+    """The weights are rounded at random, so that no two messages are alike."""
+
+    @property
+    def _encryptor(self) -> FixedNonces:  # type: ignore[override]
+        return FixedNonces(self._private_key.public_key, nonces=10_000, noise_bits=1000)
+
+
 class PheSum(Unrandomised):
     """PriDe's upload: phe's sum of the broadcast ciphertext and the own weights, not re-randomised."""
+
+    def _noise(self) -> int:
+        return 0
 
     def encode(self, weights: Weights, base: Weights, context: RoundContext) -> bytes:
         assert context.incoming is not None
@@ -290,12 +307,19 @@ class PheSum(Unrandomised):
         count = len(broadcast.ciphertexts) // arithmetic.ciphertext_bytes(key)
         received = arithmetic.ciphertexts_from_bytes(key, broadcast.ciphertexts, count)
         sums = [
-            (EncryptedNumber(key, int(ciphertext)) + int(plaintext)).ciphertext(be_secure=False)
+            (EncryptedNumber(key, int(ciphertext)) + (int(plaintext) + self._noise())).ciphertext(be_secure=False)
             for ciphertext, plaintext in zip(received, plaintexts, strict=False)
         ]
         own_rest = own.ciphertexts[len(sums) * arithmetic.ciphertext_bytes(key) :]
         content = arithmetic.ciphertexts_to_bytes(key, [mpz(value) for value in sums]) + own_rest
         return PaillierMessage(content, own.exponents, own.capacity, own.counters).to_bytes()
+
+
+class PheSumUnderNoise(PheSum):
+    """The same with weights that are rounded at random."""
+
+    def _noise(self) -> int:
+        return secrets.randbits(1000)
 
 
 @dataclass(frozen=True)
@@ -310,11 +334,20 @@ class FakePaillier(Paillier):
         return self.client_class(name, honest._private_key, network.layout, self.minimum_parties)
 
 
-@pytest.mark.parametrize("client_class", [OneNonce, NoncesOfThePlace, PheSum])
-def test_paillier_without_fresh_nonces_is_refused(client_class: type[PaillierClient]) -> None:
+@pytest.mark.parametrize(
+    ("client_class", "reason"),
+    [
+        (OneNonce, "share a run"),
+        (NoncesOfThePlace, "share a run"),
+        (NoncesOfThePlaceUnderNoise, "one nonce"),
+        (PheSum, "share a run"),
+        (PheSumUnderNoise, "one nonce"),
+    ],
+)
+def test_paillier_without_fresh_nonces_is_refused(client_class: type[PaillierClient], reason: str) -> None:
     result = earned_shortcut(Stack("fake", [FakePaillier(client_class=client_class)]), stand_in(), ROOT)
     assert not result.passed
-    assert "nonce" in result.reason or "share a run" in result.reason
+    assert reason in result.reason
 
 
 def test_the_real_paillier_is_granted_it() -> None:
