@@ -21,10 +21,10 @@ class DLG(GradientMatching):
     paper. Strong on untrained smooth networks, it collapses on trained or ReLU ones.
 
     Attributes:
-        memory: pairs that L-BFGS remembers (the published code: 100).
+        memory: pairs that L-BFGS remembers (as the published code).
     """
 
-    memory: int = 20
+    memory: int = 100
 
     name: ClassVar[str] = "dlg"
     reference: ClassVar[str] = "Zhu, Liu and Han, Deep Leakage from Gradients, NeurIPS 2019"

@@ -59,7 +59,10 @@ class AttackRun:
         """Read a finished run; raises DataError for a damaged one."""
         try:
             content = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-            tensors = safetensors.torch.load((directory / "reconstructions.safetensors").read_bytes())
+            packed = (directory / "reconstructions.safetensors").read_bytes()
+            if hashlib.sha256(packed).hexdigest() != content["sha256"]:
+                raise ValueError("the reconstructions are not what the run wrote")
+            tensors = safetensors.torch.load(packed)
             reconstructions = tuple(
                 StoredReconstruction(tensors[f"{index}.images"], tensors.get(f"{index}.labels"), **facts)
                 for index, facts in enumerate(content["reconstructions"])
@@ -80,8 +83,10 @@ class AttackRun:
                 tensors[f"{index}.labels"] = item.labels
             names = ("objective", "evaluations", "seconds", "findings", "note")
             facts.append({name: getattr(item, name) for name in names})
-        write_bytes(directory / "reconstructions.safetensors", tensors_to_bytes(tensors))
-        write_text(directory / "result.json", json.dumps({"crash": self.crash, "reconstructions": facts}, indent=1))
+        packed = tensors_to_bytes(tensors)
+        write_bytes(directory / "reconstructions.safetensors", packed)
+        content = {"crash": self.crash, "reconstructions": facts, "sha256": hashlib.sha256(packed).hexdigest()}
+        write_text(directory / "result.json", json.dumps(content, indent=1))
 
 
 def run_attack(

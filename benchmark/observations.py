@@ -7,7 +7,8 @@ from typing import overload
 
 import torch
 
-from benchmark.trainings import TrainingPlan, Truth, observed_rounds
+from benchmark.training_files import Truth, check_observed
+from benchmark.trainings import TrainingPlan, observed_rounds
 from federation.messages import Transcript
 from federation.rounds import Federation
 from federation.threat import (
@@ -40,6 +41,8 @@ class ObservedRounds(Sequence[Observation]):
     ) -> None:
         self._plan, self._adversary, self._kind, self._snapshot = plan, adversary, kind, snapshot
         self._names = list(observed_rounds(plan, kind, snapshot))
+        for name in self._names:
+            check_observed(plan.directory, name)
         self._oracles = oracles
         self._loaded: dict[int, Observation] = {}
         self._held = _held_states(plan, adversary, snapshot)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from benchmark.artefacts import digest
 from benchmark.costs import peak_memory, reset_peak_memory
 from benchmark.store import TrainingRow
-from benchmark.trainings import Normalisation, TrainingPlan, evaluation_columns, is_finished, load_row, save_row
+from benchmark.training_files import is_finished, load_row, save_row
+from benchmark.trainings import Normalisation, TrainingPlan, evaluation_columns
 from federation.seeds import torch_generator
 from federation.training import Evaluation, LocalTraining, cross_entropy_gradients, evaluate, train_locally
 
@@ -95,6 +96,6 @@ def _train(plan: TrainingPlan, reference: Reference, identifier: str) -> Trainin
         key_holders="",
         collusion_bound="",
         dataset=dataset.name,
-        provenance=dataset.provenance,
+        provenance=dataset.provenance.rstrip("."),
         classes=list(dataset.classes),
     )

@@ -21,7 +21,8 @@ from benchmark.metrics.perceptual import PerceptualMetric, Unavailable, load_lpi
 from benchmark.metrics.score import score_batch
 from benchmark.observations import ObservedRounds
 from benchmark.store import ImageRow
-from benchmark.trainings import TrainingPlan, Truth
+from benchmark.training_files import Truth
+from benchmark.trainings import TrainingPlan
 from benchmark.workspace import Workspace
 from federation.datasets import LabelledImages
 from federation.files import atomic_write

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -21,13 +16,14 @@ from benchmark.artefacts import Plan, digest, source_digest
 from benchmark.costs import Traffic, peak_memory, reset_peak_memory
 from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec, Victims
 from benchmark.store import TrainingRow
+from benchmark.training_files import Truth, is_finished, load_row, save_row, snapshot_name
 from benchmark.victims import chosen_in_secret
 from benchmark.workspace import Workspace
 from defenses.base import Defense, Magnitudes
 from federation.datasets import LabelledImages
 from federation.errors import DataError
-from federation.files import write_bytes, write_text
-from federation.messages import Transcript, client_name, tensors_to_bytes
+from federation.files import write_text
+from federation.messages import Transcript, client_name
 from federation.models import MODELS, ModelBuilder
 from federation.network import Network
 from federation.partition import partition
@@ -157,60 +153,6 @@ class TrainingPlan(Plan):
             )
         root = self.workspace.root.derive("probe victims", self.task)
         return chosen_in_secret(torch.arange(available), probe.count * probe.batch, root).view(probe.count, probe.batch)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What a victim really was; the referee's, never an attack's.
-
-    Attributes:
-        images: uint8 [m, C, H, W].
-        labels: int64 [m].
-        indices: int64 [m], rows of the private split that they come from.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-
-    def save(self, path: Path) -> None:
-        """Write it, atomically."""
-        write_bytes(path, tensors_to_bytes(vars(self)))
-
-    @classmethod
-    def load(cls, path: Path) -> Truth:
-        """Read what `save` wrote; raises DataError for a missing or damaged file."""
-        try:
-            return cls(**safetensors.torch.load(path.read_bytes()))
-        except (OSError, TypeError, safetensors.SafetensorError) as error:
-            raise DataError(
-                f"{path}: not a readable truth ({error}); remove its folder to have it made anew"
-            ) from error
-
-
-def snapshot_name(kind: str, round_number: int, index: int = 0) -> str:
-    """The name of one observed round among a training's files."""
-    return f"{kind}-{round_number}-{index}"
-
-
-def load_row(directory: Path) -> TrainingRow:
-    """The row of a finished training; raises DataError for a damaged one."""
-    try:
-        content = json.loads((directory / "row.json").read_text(encoding="utf-8"))
-        return TrainingRow(**content | {"correct": base64.b64decode(content["correct"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{directory}: not a readable training ({error}); remove it to have it made anew") from error
-
-
-def save_row(row: TrainingRow, directory: Path) -> None:
-    """Write the row last of all: its presence says that the artefact is whole."""
-    content = dataclasses.asdict(row) | {"correct": base64.b64encode(row.correct).decode()}
-    write_text(directory / "row.json", json.dumps(content, indent=1))
-
-
-def is_finished(directory: Path) -> bool:
-    """Whether the artefact in `directory` is whole."""
-    return (directory / "row.json").is_file()
 
 
 def run_training(plan: TrainingPlan) -> TrainingRow:
@@ -390,7 +332,7 @@ class _Training:
             key_holders=plan.defense.key_holders,
             collusion_bound=plan.defense.collusion_bound,
             dataset=self.dataset.name,
-            provenance=self.dataset.provenance,
+            provenance=self.dataset.provenance.rstrip("."),
             classes=list(self.dataset.classes),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import typer
@@ -11,10 +12,13 @@ from rich.console import Console
 from leaderboard.ranking import Ranking
 from leaderboard.report import Report
 
+WIDTH_ELSEWHERE = 120
+
 
 def print_report(report: Report) -> None:
     """The leaderboards and the table of trainings, on the terminal."""
-    console = Console()
+    # a pipe or log has no width of its own; the tables fit this one
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE)
     console.print(report.leaderboards)
     console.print(report.trainings)
 

@@ -76,6 +76,8 @@ def compiled_evaluator(problem: Problem, width: int) -> Evaluator:
         value = problem.value(point, target, labels)
         return value.sum(), value
 
+    # the compiler keeps a few versions of a function, then silently runs it uncompiled: every problem is a new version
+    torch.compiler.reset()
     # all of it in torch.func: autograd around a compiled inner gradient loses second derivatives (torch 2.13)
     compiled = torch.compile(grad_and_value(total, has_aux=True), dynamic=False)
     eager = eager_evaluator(problem)
@@ -94,7 +96,7 @@ def compiled_evaluator(problem: Problem, width: int) -> Evaluator:
             if usable:
                 raise
             usable = False
-            _log.warning("torch.compile failed, going on without it: %s", str(error).splitlines()[0])
+            _log.warning("torch.compile failed, going on without it: %s", str(error).partition("\n")[0])
             return eager(point, target, labels)
         usable = True
         return value[:trials].detach(), gradient[:trials].detach()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -22,8 +21,8 @@ from federation.seeds import torch_generator
 from federation.threat import Ciphertext, Position
 from federation.weights import Kind, Layout, TensorSpec, Weights, floating
 
-LARGEST_NETWORK = 100_000
-"""Values up to which the opening messages of the network itself are looked at, not the stand-in's alone."""
+LARGEST_NETWORK = 15_000
+"""Values up to which a network itself is audited; a larger one is stood in for."""
 
 BOUND = 1.0
 FLAT_VALUE = 1.2345678e-6
@@ -49,7 +48,6 @@ class _Evidence:
     `open_to` says which positions read something else than ciphertext.
     """
 
-    where: str
     open_to: list[str] = field(default_factory=list)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     payloads: list[bytes] = field(default_factory=list)
@@ -64,11 +62,10 @@ def earned_shortcut(defense: Defense, network: Network, root: SecretRoot) -> Aud
     """Whether `defense` may be scored as ciphertext to whoever lacks the key, without running an attack.
 
     It must claim to hide every tensor of `network` but counters, show the server and an eavesdropper ciphertext, and
-    send messages of chosen weights that pass the tests of `distinguishers` and `residues`. Whole rounds are played on a
-    stand-in: a codec takes a model as a list of named tensors and does the same to each, and the stand-in has every
-    kind. Of `network` itself, where it is larger but has `LARGEST_NETWORK` values at most, the opening messages are
-    tested, since they can be made without decrypting anything. A scheme that protects large models less than small ones,
-    and that in uploads alone, would go unnoticed. Passing proves no secrecy: it rules out the fakes that are known.
+    send messages of chosen weights that pass the tests of `distinguishers` and `residues`. A network of more than
+    `LARGEST_NETWORK` values is stood in for by a small one with every kind of tensor: a codec takes a model as a list
+    of named tensors and does the same to each. A scheme that protects large models less than small ones would go
+    unnoticed there. Passing proves no secrecy: it rules out the fakes that are known.
 
     Args:
         defense: the defense.
@@ -82,7 +79,7 @@ def earned_shortcut(defense: Defense, network: Network, root: SecretRoot) -> Aud
     if open_tensors:
         return AuditResult(False, f"it does not claim to hide {open_tensors[0]!r}")
     try:
-        refusal = next((reason for found in _evidence(defense, network, root) if (reason := _refusal(found))), None)
+        refusal = _refusal(_play(defense, _audited(network), root))
     except KeyholeError as error:
         refusal = f"it could not be played: {error}"
     if refusal is not None:
@@ -90,17 +87,16 @@ def earned_shortcut(defense: Defense, network: Network, root: SecretRoot) -> Aud
     return AuditResult(True, "messages of chosen weights pass every distinguishing test")
 
 
-def _evidence(defense: Defense, network: Network, root: SecretRoot) -> Iterator[_Evidence]:
+def _audited(network: Network) -> Network:
+    """The network itself, unless it is too small to judge by or too large."""
     small = stand_in()
-    yield _rounds(defense, small, root)
-    if small.parameter_count < network.parameter_count <= LARGEST_NETWORK:
-        yield _openings(defense, network, root)
+    return network if small.parameter_count <= network.parameter_count <= LARGEST_NETWORK else small
 
 
-def _rounds(defense: Defense, network: Network, root: SecretRoot) -> _Evidence:
+def _play(defense: Defense, network: Network, root: SecretRoot) -> _Evidence:
     """Rounds in which both clients send flat and random weights."""
     federation, weights = ChosenFederation(defense, network, root), _chosen_weights(network.layout)
-    evidence = _Evidence("on a small stand-in network")
+    evidence = _Evidence()
     opening = federation.start(weights["random"])
     evidence.keys = opening.phase(Phase.KEYS)
     evidence.payloads += [envelope.payload for envelope in opening.phase(Phase.INITIAL)]
@@ -119,20 +115,6 @@ def _rounds(defense: Defense, network: Network, root: SecretRoot) -> _Evidence:
     return evidence
 
 
-def _openings(defense: Defense, network: Network, root: SecretRoot) -> _Evidence:
-    """The first client's opening messages for flat weights, twice, and for random ones."""
-    federation, weights = ChosenFederation(defense, network, root), _chosen_weights(network.layout)
-    evidence = _Evidence("in an opening message of this network")
-    names: tuple[WeightsName, ...] = ("flat", "flat", "random")
-    for name in names:
-        transcript = federation.start(weights[name])
-        evidence.keys = evidence.keys or transcript.phase(Phase.KEYS)
-        for envelope in transcript.phase(Phase.INITIAL):
-            evidence.add(envelope, name)
-            evidence.payloads.append(envelope.payload)
-    return evidence
-
-
 def _refusal(evidence: _Evidence) -> str | None:
     """The reason of the first test that fails, or None."""
     if evidence.open_to:
@@ -141,13 +123,13 @@ def _refusal(evidence: _Evidence) -> str | None:
         for test in BYTE_TESTS:
             reason = test(samples)
             if reason is not None:
-                return f"{reason} ({phase}, {evidence.where})"
+                return f"{reason} (phase {phase})"
     if max((telling_bytes(samples) for samples in evidence.samples.values()), default=0) < HISTOGRAM_BYTES[0]:
-        return f"too few bytes depend on the weights to judge ({evidence.where})"
+        return "too few bytes depend on the weights to judge"
     for modulus in public_moduli(evidence.keys):
         reason = linked_residues(evidence.payloads, modulus)
         if reason is not None:
-            return f"{reason} ({evidence.where})"
+            return reason
     return None
 
 

@@ -75,7 +75,9 @@ def load_trunk(path: Path | None = None, *, download: bool = True) -> Trunk:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / HUB_ADDRESS.rpartition("/")[2]
     if not cached.is_file():
         if not download:
-            raise TrunkUnavailableError(f"no AlexNet trunk was named and {cached} does not exist")
+            raise TrunkUnavailableError(
+                "no AlexNet trunk was named (--lpips-trunk or KEYHOLE_LPIPS_TRUNK) and torch hub's cache has none"
+            )
         _download(cached)
     try:
         return read_trunk(cached)

@@ -331,6 +331,6 @@ def test_compiled_evaluations_equal_eager_ones(
     target = {name: value.double() for name, value in gradients_of(model, victims).items()}
     options: dict[str, Any] = {"target": target, "joint": joint, "evaluations": 4, "width": 2}
     eager, compiled = (attack(model.double(), victims, compiled=which, **options, **DLG) for which in (False, True))
-    assert not caplog.records, "it fell back to the eager evaluation"
+    assert not any(record.name == evaluation.__name__ for record in caplog.records), "it fell back to the eager one"
     for field in fields(Matches):
         torch.testing.assert_close(getattr(compiled, field.name), getattr(eager, field.name), rtol=1e-6, atol=1e-8)

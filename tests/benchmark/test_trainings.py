@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from benchmark.experiment import Experiment
 from benchmark.harness import training_plans
 from benchmark.references import run_reference
 from benchmark.store import RunTables, TrainingRow
-from benchmark.trainings import TrainingPlan, Truth, load_row, run_training
+from benchmark.training_files import Truth
+from benchmark.trainings import TrainingPlan, run_training
 from benchmark.workspace import Workspace
 from federation.errors import DataError, TrainingError, UsageError
 from federation.messages import Transcript, raw_tensors_from_bytes
@@ -161,14 +163,20 @@ def test_victims_of_a_real_round_are_images_that_it_used(plan_of: Callable[..., 
     assert set(truth.indices.tolist()) <= set(plan.shards[0].tolist())
     private = plan.workspace.private(plan.task, "training", raw=False)
     assert torch.equal(truth.images, private.images[truth.indices])
-    # three steps on one image each, in some order, lead from the broadcast to the upload
+    # three steps, on one of these images each in some order, lead from the broadcast to the upload
     before, after = (weights_in(plan, name, phase, sender) for phase in (Phase.BROADCAST, Phase.UPLOAD))
-    update = {name: after[name] - before[name] for name in after}
-    steps = [gradient_at(plan, before, truth.images[i : i + 1], truth.labels[i : i + 1]) for i in range(3)]
-    together = {name: -0.1 * sum(step[name] for step in steps) for name in update}
-    for name, tensor in update.items():
-        cosine = F.cosine_similarity(tensor.double().flatten(), together[name].flatten(), dim=0)
-        assert cosine > 0.98, "the steps do not move far, so the gradients at the start nearly add up to the update"
+    assert any(
+        all(torch.allclose(weights[name], after[name], atol=1e-6) for name in after)
+        for weights in (stepped(plan, before, truth, order) for order in itertools.permutations(range(3)))
+    )
+
+
+def stepped(plan: TrainingPlan, weights: Weights, truth: Truth, order: Sequence[int]) -> Weights:
+    """SGD with rate 0.1 on one image at a time."""
+    for index in order:
+        gradient = gradient_at(plan, weights, truth.images[index : index + 1], truth.labels[index : index + 1])
+        weights = {name: tensor - 0.1 * gradient[name].float() for name, tensor in weights.items()}
+    return weights
 
 
 def test_another_root_gives_other_victims_and_the_same_division(plan_of: Callable[..., TrainingPlan]) -> None:
@@ -246,40 +254,6 @@ def arguments_folder(arguments: tuple[Any, ...]) -> Path:
     plan = getattr(arguments[0], "plan", arguments[0])
     folder: Path = plan.workspace.artefacts
     return folder
-
-
-DAMAGED = {
-    "row.json": "not a readable training",
-    "probe-0-1.truth": "not a readable truth",
-    "probe-0-1.transcript": "not a readable transcript",
-}
-
-
-@pytest.mark.parametrize("damage", [lambda content: content[:-7], lambda content: b"", lambda content: None])
-@pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_file_is_one_line_that_names_it(
-    plan_of: Callable[..., TrainingPlan], name: str, damage: Callable[[bytes], bytes | None]
-) -> None:
-    plan = plan_of()
-    run_training(plan)
-    file = plan.directory / name
-    content = damage(file.read_bytes())
-    if content is None:
-        file.unlink()
-    else:
-        file.write_bytes(content)
-    read: dict[str, Callable[[], object]] = {
-        "row.json": lambda: load_row(plan.directory),
-        "probe-0-1.truth": lambda: Truth.load(file),
-        "probe-0-1.transcript": lambda: Transcript.load(file)[0].payload,
-    }
-    if name.endswith("transcript") and content == b"":
-        assert Transcript.load(file) == ()
-        return
-    with pytest.raises(DataError, match=DAMAGED[name]) as caught:
-        read[name]()
-    assert str(plan.directory) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_trained_is_said_before_anything_runs(plan_of: Callable[..., TrainingPlan]) -> None:

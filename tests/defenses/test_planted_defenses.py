@@ -31,6 +31,7 @@ from defenses.plain import OpenServer, Plain, PlainClient
 from defenses.stack import Stack
 from defenses.stages import Admit, ClientCodec, ClientTransform, Codec, KeyMaterial, ServerCodec
 from federation.messages import SERVER, Envelope, raw_tensors_from_bytes, tensors_to_bytes
+from federation.models import build_model
 from federation.network import Network
 from federation.protocol import Parties, RoundContext
 from federation.secret_root import SecretRoot
@@ -78,21 +79,24 @@ class ConstantXor(Cipher):
     def seal(self, content: bytes, sender: str, round_number: int) -> bytes:
         return xor(content, pad("constant", len(content)))
 
-    open = seal
+    def open(self, sealed: bytes, sender: str, round_number: int) -> bytes:
+        return self.seal(sealed, sender, round_number)
 
 
 class PadOfTheSender(Cipher):
     def seal(self, content: bytes, sender: str, round_number: int) -> bytes:
         return xor(content, pad(sender, len(content)))
 
-    open = seal
+    def open(self, sealed: bytes, sender: str, round_number: int) -> bytes:
+        return self.seal(sealed, sender, round_number)
 
 
 class PadOfTheRound(Cipher):
     def seal(self, content: bytes, sender: str, round_number: int) -> bytes:
         return xor(content, pad(round_number, len(content)))
 
-    open = seal
+    def open(self, sealed: bytes, sender: str, round_number: int) -> bytes:
+        return self.seal(sealed, sender, round_number)
 
 
 class AdditiveMask(Cipher):
@@ -212,6 +216,20 @@ class FakeServer(OpenServer):
         return self.mean(opened, context, admit)
 
 
+class BeginningOnly(Cipher):
+    """Honest ciphertext for the first 8,192 bytes, and the rest as it is."""
+
+    _cipher = StreamCipher(fresh_nonce=True)
+    _size = 8192
+
+    def seal(self, content: bytes, sender: str, round_number: int) -> bytes:
+        return self._cipher.seal(content[: self._size], sender, round_number) + content[self._size :]
+
+    def open(self, sealed: bytes, sender: str, round_number: int) -> bytes:
+        size = self._size + nacl.secret.SecretBox.NONCE_SIZE + nacl.secret.SecretBox.MACBYTES
+        return self._cipher.open(sealed[:size], sender, round_number) + sealed[size:]
+
+
 FAKES: dict[str, tuple[Cipher, str]] = {
     "the weights as they are": (AsItIs(), "share a run of"),
     "base64": (Base64(), "share a run of"),
@@ -244,6 +262,15 @@ def test_a_fake_is_caught_by_the_wire_claims(name: str) -> None:
 def test_an_honest_stream_cipher_is_granted_it() -> None:
     result = earned_shortcut(Stack("fake", [Fake(StreamCipher(fresh_nonce=True))]), stand_in(), ROOT)
     assert result.passed, result.reason
+
+
+def test_a_network_of_moderate_size_is_audited_itself() -> None:
+    larger = Network(lambda: build_model("logistic", (1, 28, 28), 10, seed=0), (1, 28, 28), 10)
+    defense = Stack("fake", [Fake(BeginningOnly())])
+    assert earned_shortcut(defense, stand_in(), ROOT).passed
+    result = earned_shortcut(defense, larger, ROOT)
+    assert not result.passed
+    assert "share a run" in result.reason
 
 
 class Unrandomised(PaillierClient):
@@ -351,7 +378,8 @@ def test_paillier_without_fresh_nonces_is_refused(client_class: type[PaillierCli
 
 
 def test_the_real_paillier_is_granted_it() -> None:
-    result = earned_shortcut(Stack("paillier", [Paillier()]), stand_in(), ROOT)
+    larger = Network(lambda: build_model("logistic", (1, 14, 14), 10, seed=0), (1, 14, 14), 10)
+    result = earned_shortcut(Stack("paillier", [Paillier()]), larger, ROOT)
     assert result.passed, result.reason
 
 
