@@ -63,7 +63,8 @@ def load_small_digits(data_directory: Path | None, download: bool) -> Dataset:
     return assemble_dataset("small-digits", whole.classes, splits, "mnist5k at half its size")
 
 
-TASKS.add("small-digits", Task("small-digits", "small-digits", "logistic", "for tests", load=load_small_digits))
+for _name, _model in {"small-digits": "logistic", "small-digits-lenet-zhu": "lenet-zhu"}.items():
+    TASKS.add(_name, Task(_name, "small-digits", _model, "for tests", load=load_small_digits))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,7 +21,7 @@ from federation.seeds import torch_generator
 from federation.threat import Ciphertext, Position
 from federation.weights import Kind, Layout, TensorSpec, Weights, floating
 
-LARGEST_NETWORK = 15_000
+LARGEST_NETWORK = 8_000
 """Values up to which a network itself is audited; a larger one is stood in for."""
 
 BOUND = 1.0

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 from torch import Tensor, nn
 
 from benchmark.audit.stand_in import stand_in
@@ -54,14 +51,6 @@ NETWORKS = {
     "residual": Network(Residual, (1, 8, 8), 10),
     "logistic": Network(logistic, (1, 6, 6), 10),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("check", CHECKS)
