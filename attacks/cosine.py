@@ -21,11 +21,14 @@ class Cosine(GradientMatching):
 
     Attributes:
         total_variation: weight of the total variation; it decides several dB, tune it for the data at hand.
-        rate: Adam's rate, in units of normalised pixels; it falls tenfold at 3/8, 5/8 and 7/8 of the budget.
+        rate: Adam's rate, in units of normalised pixels.
+        decay: factor on the rate at 3/8, 5/8 and 7/8 of the budget. Rate and decay are the paper's, for its 4,800
+            steps; a fifth of that does better with 0.03 and 0.3.
     """
 
     total_variation: float = 1e-3
     rate: float = 0.1
+    decay: float = 0.1
 
     name: ClassVar[str] = "cosine"
     reference: ClassVar[str] = "Geiping et al., Inverting Gradients, NeurIPS 2020"
@@ -36,7 +39,7 @@ class Cosine(GradientMatching):
 
     def optimiser(self) -> Optimiser:
         """Signed Adam with the paper's step decay."""
-        return SignedAdam(rate=self.rate)
+        return SignedAdam(rate=self.rate, decay=self.decay)
 
     def priors(self) -> Sequence[Prior]:
         """Total variation."""

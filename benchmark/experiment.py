@@ -11,6 +11,7 @@ import pydantic
 import yaml
 
 from attacks.base import Attack, Budget, build_attack
+from benchmark.store import VictimKind
 from benchmark.validation import StrictModel, as_value_error, check_keywords, distinct, validated_part
 from defenses.base import Defense
 from defenses.registry import build_defense
@@ -127,9 +128,13 @@ class ProbeVictims(StrictModel):
 
 
 class RealRoundVictims(StrictModel):
-    """Images that were trained on in a real round; this many of them, chosen in secret, are scored."""
+    """Images that were trained on in a real round; this many of them, chosen in secret, are scored.
+
+    `evaluations` is the attacks' budget here where it is not their own: all images of a victim are optimised together.
+    """
 
     images: int = pydantic.Field(8, ge=1)
+    evaluations: int | None = pydantic.Field(None, ge=1)
 
 
 class Victims(StrictModel):
@@ -141,13 +146,17 @@ class Victims(StrictModel):
 
 
 class FederationSpec(StrictModel):
-    """One task trained by one algorithm under several defenses."""
+    """One task trained by one algorithm under several defenses.
+
+    `attacks` hold budgets and options of its own for attacks that the experiment lists under the same names.
+    """
 
     task: str
     algorithm: Algorithm
     defenses: tuple[DefenseSpec, ...] = pydantic.Field(min_length=1)
     snapshots: tuple[int | Literal["last"], ...] = (0, "last")
     references: bool = True
+    attacks: tuple[AttackSpec, ...] = ()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> FederationSpec:
@@ -231,6 +240,15 @@ class Experiment(StrictModel):
         if self.attacks and not self.adversaries:
             raise ValueError("attacks need adversaries: give at least one")
         return self
+
+    def attacks_on(self, federation: FederationSpec, kind: VictimKind) -> tuple[AttackSpec, ...]:
+        """The experiment's attacks, with the budgets of the federation and of the kind of victim where they have some."""
+        own = {attack.name: attack for attack in federation.attacks}
+        chosen = tuple(own.get(attack.name, attack) for attack in self.attacks)
+        real_round = self.victims.real_round
+        if kind == "probe" or real_round is None or real_round.evaluations is None:
+            return chosen
+        return tuple(attack.model_copy(update={"evaluations": real_round.evaluations}) for attack in chosen)
 
     def narrowed(
         self,

@@ -107,13 +107,14 @@ def cell_groups(experiment: Experiment, plans: Sequence[TrainingPlan]) -> list[C
         if wanted is not None
     ]
     groups = []
-    for plan, attack, kind in itertools.product(plans, experiment.attacks, kinds):
-        for snapshot in plan.federation.snapshot_rounds:
-            cells = [
-                Cell(plan, adversary, attack, kind, snapshot, experiment.oracles, role)
-                for adversary, role in _with_control(adversaries, plan)
-            ]
-            groups.append(CellGroup(plan, attack, kind, snapshot, tuple(cells)))
+    for plan in plans:
+        for kind, snapshot in itertools.product(kinds, plan.federation.snapshot_rounds):
+            for attack in experiment.attacks_on(plan.federation, kind):
+                cells = [
+                    Cell(plan, adversary, attack, kind, snapshot, experiment.oracles, role)
+                    for adversary, role in _with_control(adversaries, plan)
+                ]
+                groups.append(CellGroup(plan, attack, kind, snapshot, tuple(cells)))
     return groups
 
 

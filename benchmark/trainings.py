@@ -68,7 +68,7 @@ class TrainingPlan(Plan):
         """The content address: configuration, code, data, and the fingerprint of the secret root."""
         return digest(
             "training",
-            self.federation.model_dump(mode="json", exclude={"defenses", "references"}),
+            self.federation.model_dump(mode="json", exclude={"defenses", "references", "attacks"}),
             self.defense_spec.model_dump(mode="json"),
             self.victims.model_dump(mode="json"),
             self.seed,

@@ -89,11 +89,11 @@ def test_the_walk_finds_what_hides() -> None:
 
 @pytest.mark.parametrize("kind", ["probe", "real-round"])
 @pytest.mark.parametrize("defense", DEFENSES)
-@pytest.mark.parametrize("name", ADVERSARIES.names())
+@pytest.mark.parametrize("position", Position)
 def test_nothing_private_hangs_on_an_observation(
-    plans: dict[str, TrainingPlan], name: str, defense: str, kind: str
+    plans: dict[str, TrainingPlan], position: Position, defense: str, kind: str
 ) -> None:
-    history = ObservedRounds(plans[defense], ADVERSARIES.get(name), kind, 0)
+    history = ObservedRounds(plans[defense], ADVERSARIES.get(f"{position}/{Knowledge.ADAPTIVE}"), kind, 0)
     observation, truth = history[0], history.truth(0)
     for item in reachable(observation):
         assert not isinstance(item, PRIVATE), type(item)
