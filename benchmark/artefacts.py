@@ -8,7 +8,7 @@ import importlib.metadata
 import inspect
 import json
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,5 +68,7 @@ def code_digest(*packages: str) -> str:
 
 def source_digest(entry: Any) -> str:
     """The hash of the file that a class or function comes from: what a plug-in outside the packages was when it ran."""
+    while isinstance(entry, partial):
+        entry = entry.func
     origin = inspect.unwrap(entry) if inspect.isroutine(entry) else entry if isinstance(entry, type) else type(entry)
     return hashlib.sha256(Path(inspect.getfile(origin)).read_bytes()).hexdigest()[:20]

@@ -169,6 +169,7 @@ class FederationSpec(StrictModel):
         names = [defense.name for defense in self.defenses]
         if len(set(names)) < len(names):
             raise ValueError(f"a defense is named twice in {names}; give a stack a name of its own")
+        distinct([attack.name for attack in self.attacks], "attacks: {} is given twice")
         return self
 
     @property
@@ -235,6 +236,11 @@ class Experiment(StrictModel):
         for federation in self.federations:
             if self.attacks and not federation.snapshots:
                 raise ValueError(f"attacks need snapshots, {federation.task} has none")
+            for attack in federation.attacks:
+                if attack.name not in {listed.name for listed in self.attacks}:
+                    raise ValueError(
+                        f"{federation.task} has a budget for {attack.name}, which is not among the attacks"
+                    )
         if self.attacks and not (self.victims.probe or self.victims.real_round):
             raise ValueError("attacks need victims: give victims.probe or victims.real_round")
         if self.attacks and not self.adversaries:
@@ -275,6 +281,11 @@ class Experiment(StrictModel):
                 for spec in federations
             )
         chosen = tuple(_pick(self.attacks, attacks, self._attack_from)) if attacks else self.attacks
+        names = {spec.name for spec in chosen}
+        federations = tuple(
+            spec.model_copy(update={"attacks": tuple(attack for attack in spec.attacks if attack.name in names)})
+            for spec in federations
+        )
         return validated(
             {
                 **self.model_dump(mode="json"),

@@ -63,28 +63,28 @@ def load_small_digits(data_directory: Path | None, download: bool) -> Dataset:
     return assemble_dataset("small-digits", whole.classes, splits, "mnist5k at half its size")
 
 
-for _name, _model in {"small-digits": "logistic", "small-digits-lenet-zhu": "lenet-zhu"}.items():
-    TASKS.add(_name, Task(_name, "small-digits", _model, "for tests", load=load_small_digits))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Results do not depend on the number of threads that PyTorch would use."""
     torch.set_num_threads(1)
 
 
+Offline = Callable[[pytest.MonkeyPatch], None]
+
+
 @pytest.fixture(scope="session")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """LPIPS stays empty without a try to download its weights, here and in child processes."""
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Offline:
+    """Changes the environment so that LPIPS stays empty without a try to download its weights."""
     home = tmp_path_factory.mktemp("torch-home")
     cached = home / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"no weights: tests do not download them")
-    with pytest.MonkeyPatch.context() as patch:
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
         patch.setenv("TORCH_HOME", str(home))
         patch.delenv(TRUNK_VARIABLE, raising=False)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
+
+    return apply
 
 
 def changed(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,17 @@ def changed(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 @pytest.fixture(scope="session")
-def tiny_content() -> Callable[..., dict[str, Any]]:
+def small_digits() -> Iterator[None]:
+    """Two tasks on them, registered as another package would."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, model in {"small-digits": "logistic", "small-digits-lenet-zhu": "lenet-zhu"}.items():
+            task = Task(name, "small-digits", model, "for tests", load=load_small_digits)
+            patch.setitem(TASKS._entries, name, task)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_content(small_digits: None) -> Callable[..., dict[str, Any]]:
     """Content of an experiment file that runs in seconds; call it with changes by path, `...` to delete."""
     return lambda changes=None: changed(TINY, changes or {})
 
@@ -148,7 +158,7 @@ Runner = Callable[..., RunTables]
 
 
 @pytest.fixture(scope="session")
-def run_in(offline: None) -> Runner:
+def run_in(offline: Offline) -> Runner:
     """Runs an experiment in a folder, serially in this process, and returns its tables.
 
     Keys and victims derive from `root`, bytes that the test chooses. ST-LPIPS, which takes longest, is left out unless
@@ -166,6 +176,7 @@ def run_in(offline: None) -> Runner:
         workspace = Workspace(directory, directory.parent / f"{directory.name}-{root[:4].hex()}.root")
         SecretRoot(root).save(workspace.root_file)
         with pytest.MonkeyPatch.context() as patch:
+            offline(patch)
             if not st_lpips:
                 patch.setattr(benchmark.scoring, "load_st_lpips", lambda: Unavailable("left out"))
             benchmark.scoring.perceptual_metrics.cache_clear()
@@ -214,7 +225,11 @@ def assert_same_rows() -> Callable[[RunTables, RunTables], None]:
 
 
 @pytest.fixture(scope="session")
-def subprocess_environment(offline: None) -> dict[str, str]:
-    """What a child process needs to run `keyhole` from this checkout without the network."""
-    checkout = str(Path(__file__).parent.parent)
-    return {**os.environ, "PYTHONPATH": checkout, "COLUMNS": "200"}
+def subprocess_environment(offline: Offline) -> dict[str, str]:
+    """What a child process needs to run `keyhole` from this checkout, on one thread and without the network."""
+    with pytest.MonkeyPatch.context() as patch:
+        offline(patch)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("COLUMNS", "200")
+        return dict(os.environ)

@@ -77,6 +77,14 @@ REFUSED = {
         {"attacks": [{"name": "dlg", "evaluations": 2}, {"name": "dlg", "evaluations": 3}]},
         ["attacks", "dlg"],
     ),
+    "budget of an attack that is not listed": (
+        {"federations.0.attacks": [{"name": "dlg", "evaluations": 2}]},
+        ["small-digits", "dlg", "not among the attacks"],
+    ),
+    "two budgets of one attack": (
+        {"federations.0.attacks": [{"name": "cosine", "evaluations": 2}] * 2},
+        ["federations.0", "cosine", "twice"],
+    ),
     "no evaluations": ({"attacks.0.evaluations": 0}, ["attacks.0.evaluations"]),
     "unknown oracle": ({"oracles": ["label"]}, ["oracles.0", "labels"]),
     "oracle that is not built": ({"oracles": ["pose"]}, ["oracles", "pose", "labels"]),
@@ -184,6 +192,24 @@ def test_narrowing_adds_what_the_experiment_does_not_list(tiny_experiment: Tiny)
     assert [(spec.name, spec.evaluations) for spec in narrowed.attacks] == [("dlg", 8)]
     assert [spec.name for spec in narrowed.federations[0].defenses] == ["plain", "qsgd"]
     assert [spec.task for spec in narrowed.federations] == ["mnist5k-lenet5"]
+
+
+def test_a_federation_and_a_kind_of_victim_may_have_their_own_budget(tiny_experiment: Tiny) -> None:
+    own = {"name": "cosine", "evaluations": 3, "options": {"rate": 0.5}}
+    experiment = tiny_experiment(
+        {
+            "attacks": [{"name": "cosine", "evaluations": 8}, {"name": "dlg", "evaluations": 9}],
+            "federations.0.attacks": [own],
+            "victims.real_round.evaluations": 5,
+        }
+    )
+    federation = experiment.federations[0]
+    probe, real = (experiment.attacks_on(federation, kind) for kind in ("probe", "real-round"))
+    assert [(spec.name, spec.evaluations) for spec in probe] == [("cosine", 3), ("dlg", 9)]
+    assert [(spec.name, spec.evaluations) for spec in real] == [("cosine", 5), ("dlg", 5)]
+    assert probe[0].options == real[0].options == {"rate": 0.5}
+    assert experiment.narrowed(attacks=("dlg",)).federations[0].attacks == ()
+    assert experiment.narrowed(attacks=("cosine",)).federations[0].attacks == federation.attacks
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ ALGORITHM = "federations.0.algorithm"
 
 
 @pytest.fixture
-def plan_of(tmp_path: Path, tiny_experiment: Tiny, offline: None) -> Callable[..., TrainingPlan]:
+def plan_of(tmp_path: Path, tiny_experiment: Tiny) -> Callable[..., TrainingPlan]:
     """The plan of the first training (plain, unless the changes say otherwise) in a folder of its own."""
 
     def plan(changes: dict[str, Any] | None = None, folder: str = "run", root: bytes = b"r" * 32) -> TrainingPlan:

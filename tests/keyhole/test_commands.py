@@ -37,6 +37,8 @@ from leaderboard.gate import Status
 EXAMPLE = Path(__file__).parents[2] / "examples" / "first_layer.py"
 """A new attack of some twenty lines: on logistic regression an update states its image."""
 
+Offline = Callable[[pytest.MonkeyPatch], None]
+
 
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -53,8 +55,9 @@ def one_line(result: Result, code: int = 2) -> str:
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Offline) -> None:
     """An empty folder to work in, no data directory, and a wide terminal."""
+    offline(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(DATA_DIRECTORY_VARIABLE, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
@@ -74,9 +77,10 @@ class Serial:
 
 
 @pytest.fixture(scope="module")
-def serially(serial_engine: Any) -> Iterator[None]:
+def serially(serial_engine: Any, offline: Offline) -> Iterator[None]:
     """Jobs run in this process, so that tests reach into them; ST-LPIPS, which takes longest, is left out."""
     with pytest.MonkeyPatch.context() as patch:
+        offline(patch)
         patch.setattr(api, "LocalEngine", Serial(serial_engine))
         patch.setattr(benchmark.scoring, "load_st_lpips", lambda: Unavailable("left out"))
         benchmark.scoring.perceptual_metrics.cache_clear()
@@ -103,7 +107,7 @@ SMALL = {"federations.0.defenses": ["plain", "keynet"], "victims.real_round": ..
 
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, tiny_content: Callable[..., dict[str, Any]], offline: None, serially: None
+    tmp_path_factory: pytest.TempPathFactory, tiny_content: Callable[..., dict[str, Any]], serially: None
 ) -> Finished:
     """`keyhole run tiny.yaml --attack cosine --attack new_attack.py:FirstLayer`, done once."""
     folder = tmp_path_factory.mktemp("command")
