@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attacks.base import ATTACKS
-from attacks.engine.candidates import Normalisation
 from attacks.engine.objectives import Objective, cosine_distance
 from attacks.engine.optimisers import Optimiser, SignedAdam
 from attacks.engine.priors import BoxConstraint, Constraint, Prior, TotalVariation
 from attacks.matching import GradientMatching
+from federation.normalisation import Normalisation
 
 
 @ATTACKS.register("cosine")

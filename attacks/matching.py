@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attacks.base import Attack, Budget, History, Need, Reconstruction, prior_guess
-from attacks.engine.candidates import Normalisation
 from attacks.engine.gradients import SingleGradient, repeat_for_restarts
 from attacks.engine.labels import last_layer_labels
 from attacks.engine.loop import match_gradients
@@ -21,6 +20,7 @@ from attacks.engine.matches import Matches, best_restart
 from attacks.engine.objectives import Objective
 from attacks.engine.optimisers import Optimiser
 from attacks.engine.priors import Constraint, Prior
+from federation.normalisation import Normalisation
 from federation.threat import Observation, Oracle, PlainModel, Victim
 from federation.weights import Kind, Weights
 

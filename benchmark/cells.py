@@ -17,7 +17,7 @@ from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.observations import ObservedRounds
 from benchmark.scoring import perceptual_metrics, score_run
 from benchmark.store import EVALUATOR_VERSION, CellRow, ImageRow, Outcome, Role, VictimKind
-from benchmark.trainings import TrainingPlan
+from benchmark.training_plan import TrainingPlan
 from federation.errors import DataError
 from federation.files import write_text
 from federation.seeds import seed_for

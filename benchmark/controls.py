@@ -9,7 +9,7 @@ from benchmark.artefacts import digest
 from benchmark.audit import AuditResult, earned_shortcut
 from benchmark.experiment import DefenseSpec
 from benchmark.store import UNDEFENDED
-from benchmark.trainings import TrainingPlan
+from benchmark.training_plan import TrainingPlan
 from federation.errors import DataError
 from federation.files import write_text
 from federation.threat import ADVERSARIES, Adversary

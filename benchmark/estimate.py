@@ -13,7 +13,7 @@ from attacks.engine.gradients import SingleGradient
 from attacks.engine.objectives import cosine_distance
 from benchmark.experiment import Experiment
 from benchmark.harness import CellGroup, cell_groups, training_plans
-from benchmark.trainings import TrainingPlan
+from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace
 from defenses.base import Claim
 from federation.seeds import torch_generator

@@ -18,7 +18,8 @@ from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.provenance import hardware, library_versions, source_revision
 from benchmark.references import Reference, run_reference
 from benchmark.store import UNDEFENDED, CellRow, ImageRow, Manifest, Role, Run, TrainingRow, VictimKind
-from benchmark.trainings import TrainingPlan, run_training
+from benchmark.training_plan import TrainingPlan
+from benchmark.trainings import run_training
 from benchmark.workspace import Workspace, ensure_root
 from federation.threat import Adversary, parse_adversary
 

@@ -8,7 +8,7 @@ from typing import overload
 import torch
 
 from benchmark.training_files import Truth, check_observed
-from benchmark.trainings import TrainingPlan, observed_rounds
+from benchmark.training_plan import TrainingPlan, observed_rounds
 from federation.messages import Transcript
 from federation.rounds import Federation
 from federation.threat import (

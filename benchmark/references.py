@@ -12,7 +12,9 @@ from benchmark.artefacts import digest
 from benchmark.costs import peak_memory, reset_peak_memory
 from benchmark.store import TrainingRow
 from benchmark.training_files import is_finished, load_row, save_row
-from benchmark.trainings import Normalisation, TrainingPlan, evaluation_columns
+from benchmark.training_plan import TrainingPlan
+from benchmark.trainings import evaluation_columns
+from federation.normalisation import Normalisation
 from federation.seeds import torch_generator
 from federation.training import Evaluation, LocalTraining, cross_entropy_gradients, evaluate, train_locally
 
@@ -49,7 +51,7 @@ def _train(plan: TrainingPlan, reference: Reference, identifier: str) -> Trainin
     reset_peak_memory()
     dataset, algorithm = plan.workspace.dataset(plan.task), plan.algorithm
     private = plan.workspace.private(plan.task, "training", raw=plan.victims.raw)
-    normalise = Normalisation(dataset.mean, dataset.deviation)
+    normalise = Normalisation(dataset.mean, dataset.deviation).apply
     groups = [torch.cat(plan.shards)] if reference == "centralised" else list(plan.shards)
     local = LocalTraining(algorithm.batch_size, algorithm.learning_rate, algorithm.epochs * algorithm.rounds)
     if algorithm.steps is not None:

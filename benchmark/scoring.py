@@ -22,7 +22,7 @@ from benchmark.metrics.score import score_batch
 from benchmark.observations import ObservedRounds
 from benchmark.store import ImageRow
 from benchmark.training_files import Truth
-from benchmark.trainings import TrainingPlan
+from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace
 from federation.datasets import LabelledImages
 from federation.files import atomic_write

@@ -2,157 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.artefacts import Plan, digest, source_digest
 from benchmark.costs import Traffic, peak_memory, reset_peak_memory
-from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec, Victims
 from benchmark.store import TrainingRow
 from benchmark.training_files import Truth, is_finished, load_row, save_row, snapshot_name
+from benchmark.training_plan import TrainingPlan
 from benchmark.victims import chosen_in_secret
-from benchmark.workspace import Workspace
-from defenses.base import Defense, Magnitudes
+from defenses.base import Magnitudes
 from federation.datasets import LabelledImages
-from federation.errors import DataError
 from federation.files import write_text
-from federation.messages import Transcript, client_name
-from federation.models import MODELS, ModelBuilder
-from federation.network import Network
-from federation.partition import partition
+from federation.messages import Transcript
+from federation.normalisation import Normalisation
 from federation.protocol import ClientParty, RoundRecord
 from federation.rounds import Federation, choose_cohort
 from federation.seeds import numpy_generator, seed_for, torch_generator
-from federation.tasks import find_task
 from federation.training import Evaluation, LocalTraining, evaluate, train_locally
 from federation.weights import Weights, difference, largest_difference, weighted_mean
-
-
-@dataclass(frozen=True)
-class TrainingPlan(Plan):
-    """Everything that decides a training, and where its artefact stands.
-
-    Attributes:
-        workspace: the run.
-        federation: task, algorithm and snapshots.
-        defense_spec: which defense.
-        victims: which victims the snapshots keep.
-        seed: seeds data division, initial weights and batches; never keys or the choice of victims.
-    """
-
-    workspace: Workspace
-    federation: FederationSpec
-    defense_spec: DefenseSpec
-    victims: Victims
-    seed: int
-
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        return self.federation.task
-
-    @property
-    def algorithm(self) -> Algorithm:
-        """The algorithm's configuration."""
-        return self.federation.algorithm
-
-    @cached_property
-    def identifier(self) -> str:
-        """The content address: configuration, code, data, and the fingerprint of the secret root."""
-        return digest(
-            "training",
-            self.federation.model_dump(mode="json", exclude={"defenses", "references", "attacks"}),
-            self.defense_spec.model_dump(mode="json"),
-            self.victims.model_dump(mode="json"),
-            self.seed,
-            self.workspace.dataset(self.task).sha256,
-            self.workspace.root_fingerprint,
-            self.workspace.code.trainings,
-            self.stage_digests(),
-            source_digest(self._model_builder),
-        )
-
-    def check(self) -> None:
-        """Raise UsageError or DataError for what cannot be divided, defended or attacked: before anything long begins."""
-        self.defense.claims(self.network)
-        assert all(len(shard) for shard in self.shards), "a division leaves no client empty"
-        if self.victims.probe is not None:
-            self.probe_indices()
-
-    def stage_digests(self) -> list[str]:
-        """The hashes of the files that the defense's stages come from."""
-        return [source_digest(stage) for stage in getattr(self.defense, "stages", (self.defense,))]
-
-    @property
-    def directory(self) -> Path:
-        """Where the artefact stands."""
-        return self.workspace.artefacts / "trainings" / self.identifier
-
-    @cached_property
-    def defense(self) -> Defense:
-        """The defense."""
-        return self.defense_spec.build()
-
-    @cached_property
-    def network(self) -> Network:
-        """The public architecture."""
-        dataset = self.workspace.dataset(self.task)
-        image_shape, class_count = dataset.image_shape, dataset.class_count
-        # an observation holds the network: the builder must not hold the data set
-        return Network(partial(self._model_builder, image_shape, class_count, seed=0), image_shape, class_count)
-
-    @property
-    def _model_builder(self) -> ModelBuilder:
-        task = find_task(self.task)
-        return task.build if task.build is not None else MODELS.get(task.model)
-
-    @property
-    def clients(self) -> tuple[str, ...]:
-        """All clients, by wire name."""
-        return tuple(client_name(index) for index in range(self.algorithm.clients))
-
-    @property
-    def colluder(self) -> str:
-        """The client that is curious or colludes: the last one. Victims are other clients where there are any."""
-        return self.clients[-1]
-
-    def parties_root(self) -> tuple[str | int, ...]:
-        """The labels under which this training's keys derive from the run's secret root."""
-        return "federation", self.task, self.defense_spec.name, self.seed
-
-    @cached_property
-    def shards(self) -> list[Tensor]:
-        """Which images of the training split each client holds."""
-        options = dict(self.algorithm.partition)
-        kind = options.pop("kind")
-        labels = self.workspace.dataset(self.task).training.labels
-        generator = numpy_generator("partition", self.seed)
-        return partition(kind, labels, self.algorithm.clients, generator=generator, **options)
-
-    def initial_weights(self) -> Weights:
-        """The weights of round 0."""
-        dataset, task = self.workspace.dataset(self.task), find_task(self.task)
-        model = task.build_model(dataset, seed=seed_for("initial weights", self.seed))
-        return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-    def probe_indices(self) -> Tensor:
-        """Images of the victims split that the probes use: int64 [count, batch]; the same for every seed."""
-        probe = self.victims.probe
-        assert probe is not None, "asked for only where there are probes"
-        available = len(self.workspace.dataset(self.task).victims)
-        if probe.count * probe.batch > available:
-            raise DataError(
-                f"{self.task}: {probe.count} probes of {probe.batch} images need more than its {available} victims"
-            )
-        root = self.workspace.root.derive("probe victims", self.task)
-        return chosen_in_secret(torch.arange(available), probe.count * probe.batch, root).view(probe.count, probe.batch)
 
 
 def run_training(plan: TrainingPlan) -> TrainingRow:
@@ -175,7 +46,7 @@ class _Training:
         workspace, raw = plan.workspace, plan.victims.raw
         self.dataset = workspace.dataset(plan.task)
         self.private = workspace.private(plan.task, "training", raw=raw)
-        self.normalise = Normalisation(self.dataset.mean, self.dataset.deviation)
+        self.normalise = Normalisation(self.dataset.mean, self.dataset.deviation).apply
         self.model = plan.network.build()
         root = workspace.root.derive(*plan.parties_root())
         self.parties = plan.defense.parties(plan.network, plan.clients, root)
@@ -366,19 +237,6 @@ class LocalUpdateOnShards:
         )
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """Pixels in [0, 1] to the values that networks see: (pixel - mean) / deviation, per channel."""
-
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels, float [N, C, H, W]."""
-        shape = (1, -1, 1, 1)
-        return (pixels - torch.tensor(self.mean).view(shape)) / torch.tensor(self.deviation).view(shape)
-
-
 def evaluation_columns(evaluation: Evaluation, class_count: int) -> dict[str, Any]:
     """The columns of a training row that come from the final evaluation."""
     return {
@@ -388,12 +246,3 @@ def evaluation_columns(evaluation: Evaluation, class_count: int) -> dict[str, An
         "correct": np.packbits(evaluation.correct.numpy()).tobytes(),
         "test_count": len(evaluation.correct),
     }
-
-
-def observed_rounds(plan: TrainingPlan, kind: str, snapshot: int) -> Iterator[str]:
-    """The names of the observed rounds of one snapshot and victim kind."""
-    if kind == "probe":
-        assert plan.victims.probe is not None, "asked for only where there are probes"
-        yield from (snapshot_name("probe", snapshot, index) for index in range(plan.victims.probe.count))
-    else:
-        yield snapshot_name("real-round", snapshot)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from attacks.engine.candidates import Layout, Normalisation
+from attacks.engine.candidates import Layout
 from attacks.engine.evaluation import (
     Evaluator,
     Problem,
@@ -24,6 +24,7 @@ from attacks.engine.objectives import Objective, has_signal
 from attacks.engine.optimisers import Optimiser, Projection
 from attacks.engine.priors import Constraint, Prior
 from federation.errors import UsageError
+from federation.normalisation import Normalisation
 
 Progress = Callable[[int, int], None]
 """(trial-evaluations done, trial-evaluations in the budget)."""

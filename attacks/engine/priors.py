@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.engine.candidates import Normalisation
+from federation.normalisation import Normalisation
 
 Prior = Callable[[Tensor], Tensor]
 """Images [T, m, C, H, W] in the network's input space -> penalty [T], added to the objective."""

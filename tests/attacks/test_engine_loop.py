@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.engine import evaluation
-from attacks.engine.candidates import Layout, Normalisation
+from attacks.engine.candidates import Layout
 from attacks.engine.evaluation import chunk_width, worth_compiling
 from attacks.engine.gradients import SingleGradient, repeat_for_restarts
 from attacks.engine.lbfgs import LBFGS
@@ -25,6 +25,7 @@ from attacks.engine.objectives import cosine_distance, squared_distance
 from attacks.engine.optimisers import SignedAdam
 from attacks.engine.priors import BoxConstraint, TotalVariation
 from federation.errors import UsageError
+from federation.normalisation import Normalisation
 
 NORMALISATION = Normalisation((0.1307,), (0.3081,))
 COSINE = {

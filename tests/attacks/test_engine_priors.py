@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attacks.engine.candidates import Layout, Normalisation
+from attacks.engine.candidates import Layout
 from attacks.engine.priors import BoxConstraint, TotalVariation
 from federation.errors import UsageError
+from federation.normalisation import Normalisation
 
 COLOUR = Normalisation((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmark.harness import training_plans
 from benchmark.observations import ObservedRounds
 from benchmark.training_files import Truth
-from benchmark.trainings import TrainingPlan
+from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace
 from defenses.parties import StackAgent, StackClient, StackServer
 from federation.datasets import Dataset, LabelledImages

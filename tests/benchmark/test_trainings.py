@@ -18,7 +18,8 @@ from benchmark.harness import training_plans
 from benchmark.references import run_reference
 from benchmark.store import RunTables, TrainingRow
 from benchmark.training_files import Truth
-from benchmark.trainings import TrainingPlan, run_training
+from benchmark.training_plan import TrainingPlan
+from benchmark.trainings import run_training
 from benchmark.workspace import Workspace
 from federation.errors import DataError, TrainingError, UsageError
 from federation.messages import Transcript, raw_tensors_from_bytes

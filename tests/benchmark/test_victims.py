@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from benchmark.experiment import Experiment
 from benchmark.harness import training_plans
-from benchmark.trainings import TrainingPlan
+from benchmark.training_plan import TrainingPlan
 from benchmark.victims import BRIGHTNESS, LARGEST_CROP, chosen_in_secret, secretly_jittered
 from benchmark.workspace import Workspace
 from federation.datasets import LabelledImages, load_dataset
