@@ -14,8 +14,9 @@ import torch
 from attacks.base import ATTACKS, Attack, Budget, History, Need, Reconstruction, build_attack
 from attacks.cosine import Cosine
 from benchmark.audit.stand_in import smallest_stand_in
-from benchmark.conformance.attacks import CHECKS, AttackSubject, Updates, check_attack, small_network
+from benchmark.conformance.attacks import CHECKS, AttackSubject, check_attack
 from benchmark.conformance.subject import ConformanceFailure
+from benchmark.conformance.updates import Updates, small_network
 from federation.models import build_model
 from federation.network import Network
 from federation.secret_root import SecretRoot

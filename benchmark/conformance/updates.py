@@ -1,0 +1,146 @@
+"""Undefended updates of single images: what the conformance suite of attacks tries them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.audit.chosen import CLIENTS, ChosenFederation
+from benchmark.metrics import pixel
+from defenses.base import Defense
+from defenses.registry import DEFENSES, build_defense
+from federation.datasets import load_dataset
+from federation.messages import Transcript
+from federation.models import build_model
+from federation.network import Network
+from federation.secret_root import SecretRoot
+from federation.seeds import torch_generator
+from federation.threat import Auxiliary, Observation, PlainModel, Position, TrainingFacts
+from federation.training import cross_entropy_gradients
+from federation.weights import Kind, Weights, weights_of
+
+VICTIMS = 4
+RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Images:
+    """What was private (uint8 [V, C, H, W] and int64 [V]), and what is public."""
+
+    private: Tensor
+    labels: Tensor
+    auxiliary: Auxiliary
+
+
+@dataclass(frozen=True)
+class Updates:
+    """Undefended updates to try attacks on: one image, one step each.
+
+    Attributes:
+        network: what they are updates of.
+        root: where the keys of leaky twins come from.
+    """
+
+    network: Network
+    root: SecretRoot
+
+    @cached_property
+    def images(self) -> Images:
+        """Digits at the size that the network takes: those to reconstruct, and public ones."""
+        dataset = load_dataset("mnist5k")
+        size = self.network.image_shape
+
+        def resized(pixels: Tensor) -> Tensor:
+            small = F.interpolate(pixels, size[1:], mode="bilinear", antialias=True)
+            return small.clamp(0, 1).expand(-1, size[0], -1, -1).contiguous()
+
+        private, public = dataset.victims, dataset.auxiliary
+        return Images(
+            pixel.to_eight_bit(resized(private.pixels()[:VICTIMS])),
+            private.labels[:VICTIMS],
+            Auxiliary(pixel.to_eight_bit(resized(public.pixels())).float() / 255, public.labels),
+        )
+
+    @cached_property
+    def plain(self) -> list[Observation]:
+        """One observation a victim, under no defense."""
+        return self._observed(build_defense("plain"))
+
+    @cached_property
+    def leaky_twins(self) -> dict[str, list[Observation]]:
+        """The same through the leaky twin of every registered defense, by its name."""
+        return {name: self._observed(build_defense(name).leaky_twin()) for name in DEFENSES.names()}
+
+    def _observed(self, defense: Defense) -> list[Observation]:
+        federation = ChosenFederation(defense, self.network, self.root, counts=dict.fromkeys(CLIENTS, 1))
+        return [self._observation(defense, federation, index) for index in range(VICTIMS)]
+
+    def _observation(self, defense: Defense, federation: ChosenFederation, index: int) -> Observation:
+        """What the server observes of a round from the network's own weights, with all that an adaptive one may have."""
+        opening = federation.start(weights_of(self.network.build()))
+        record = federation.play(0, {CLIENTS[0]: self._step(index), CLIENTS[1]: lambda recovered: recovered})
+        public = self.images.auxiliary
+        return Observation(
+            round=0,
+            transcript=Transcript([*opening, *record.transcript]),
+            held={},
+            view=federation.view(record, Position.SERVER),
+            scheme=defense.scheme(),
+            facts=TrainingFacts(RATE, batch_size=1, epochs=1, steps=1, sample_counts=federation.counts),
+            network=self.network,
+            mean=tuple(public.pixels.mean((0, 2, 3)).tolist()),
+            deviation=tuple(public.pixels.std((0, 2, 3)).tolist()),
+            auxiliary=public,
+        )
+
+    def _step(self, index: int) -> Callable[[Weights], Weights]:
+        """One SGD step on a victim's image."""
+        images, public = self.images, self.images.auxiliary.pixels
+        channels = (1, -1, 1, 1)
+        mean, deviation = public.mean((0, 2, 3)).view(channels), public.std((0, 2, 3)).view(channels)
+        inputs = (images.private[index : index + 1].float() / 255 - mean) / deviation
+
+        def step(weights: Weights) -> Weights:
+            model = self.network.build()
+            model.load_state_dict(weights)
+            gradients = cross_entropy_gradients(model, inputs, images.labels[index : index + 1])
+            return {
+                name: tensor - RATE * gradients[name] if name in gradients else tensor
+                for name, tensor in weights.items()
+            }
+
+        return step
+
+
+def small_network() -> Network:
+    """DLG's network on 14 x 14 pixels: what a check runs on unless told otherwise."""
+    return Network(lambda: build_model("lenet-zhu", (1, 14, 14), 10, seed=0), (1, 14, 14), 10)
+
+
+def with_noise(observation: Observation, index: int) -> Observation:
+    """The observation with an update of Gaussian noise in place of the true one, of the same norm tensor by tensor."""
+    generator = torch_generator("conformance noise", index)
+
+    def noise(update: Tensor) -> Tensor:
+        drawn = torch.randn(update.shape, generator=generator)
+        return drawn * update.norm() / drawn.norm()
+
+    return with_update(observation, noise)
+
+
+def with_update(observation: Observation, change: Callable[[Tensor], Tensor]) -> Observation:
+    """The observation with the victim's update of every parameter changed."""
+    view = observation.view
+    assert isinstance(view, PlainModel), "a leaky twin's updates can be evaluated"
+    parameters = {spec.name for spec in observation.network.layout if spec.kind is Kind.PARAMETER}
+    before, after = view.before, view.after[CLIENTS[0]]
+    changed = {
+        name: before[name] + change(tensor - before[name]) if name in parameters else tensor
+        for name, tensor in after.items()
+    }
+    return replace(observation, view=replace(view, after={**view.after, CLIENTS[0]: changed}))
