@@ -117,8 +117,8 @@ def from_bytes(payload: bytes, size: int, config: QsgdConfig) -> Quantised:
     """Read a vector of `size` values.
 
     Raises:
-        MalformedMessage: for another length, a norm that is negative or not finite, a code beyond 2 s, or padding that
-            is not zero.
+        MalformedMessage: for another length, a norm that is negative or not finite, a code beyond 2 s, a code other
+            than zero in a bucket of norm zero, or padding that is not zero.
     """
     expected = config.byte_count(size)
     if len(payload) != expected:
@@ -135,7 +135,10 @@ def from_bytes(payload: bytes, size: int, config: QsgdConfig) -> Quantised:
     codes = _unpack(packed, size, config.code_bits)
     if size and codes.max() > 2 * config.levels:
         raise MalformedMessage(f"QSGD: code {codes.max()} is beyond the largest, {2 * config.levels}")
-    return Quantised(torch.from_numpy(norms), torch.from_numpy(codes - config.levels))
+    signed = codes - config.levels
+    if np.any(signed[np.repeat(norms == 0, config.bucket)[:size]]):
+        raise MalformedMessage("QSGD: a bucket of norm zero has a code other than zero")
+    return Quantised(torch.from_numpy(norms), torch.from_numpy(signed))
 
 
 def _norms(magnitudes: Tensor, config: QsgdConfig) -> Tensor:

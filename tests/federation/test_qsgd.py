@@ -187,3 +187,11 @@ def test_malformed_bytes_are_refused() -> None:
 def test_impossible_configurations_are_refused(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         QsgdConfig(*arguments)  # type: ignore[arg-type]
+
+
+def test_a_code_in_a_bucket_of_norm_zero_is_refused() -> None:
+    config = QsgdConfig(levels=3, norm="max", bucket=4)
+    quantised = quantise(torch.zeros(8), config, torch.Generator().manual_seed(0))
+    payload = to_bytes(Quantised(quantised.norms, torch.tensor([0, 0, 0, 0, 0, 1, 0, 0], dtype=torch.int32)), config)
+    with pytest.raises(MalformedMessage, match="norm zero"):
+        from_bytes(payload, 8, config)
