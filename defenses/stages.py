@@ -199,7 +199,7 @@ class Codec(Stage):
 
 
 class LocalStepsOfStages:
-    """Local training as the stages of a stack want it: images pass all of them, the last that acts gives gradients."""
+    """Local training as the stages of a stack want it: images pass all of them, the first that acts gives gradients."""
 
     def __init__(self, transforms: Sequence[ClientTransform]) -> None:
         self._transforms = transforms
