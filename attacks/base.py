@@ -34,6 +34,7 @@ class Need(StrEnum):
     TRANSCRIPT = "the envelopes themselves"
     HELD = "the state of the parties that the position holds"
     SCHEME = "the public description of the defense"
+    OWN_UPDATE = "the update of a client that the position holds"
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,15 @@ class Attack(ABC):
             nothing of an observation's optional parts that is not named here.
         undoes: the keyed schemes that it knows how to undo without their key; with any other in place the attack is
             oblivious to it.
+        reads_aggregate: whether it can do with the released global model alone, where the position reads no update of
+            the victim's own.
     """
 
     name: ClassVar[str]
     reference: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PLAIN_MODEL})
     undoes: ClassVar[frozenset[str]] = frozenset()
+    reads_aggregate: ClassVar[bool] = False
 
     @abstractmethod
     def reconstruct(
@@ -122,6 +126,7 @@ def missing_need(attack: type[Attack] | Attack, observation: Observation) -> str
         Need.SINGLE_STEP: facts.steps == 1,
         Need.SINGLE_IMAGE: facts.steps == 1 and facts.batch_size == 1,
         Need.AUXILIARY: observation.auxiliary is not None,
+        Need.OWN_UPDATE: bool(observation.own_updates),
     }
     unmet = sorted(need.value for need in attack.needs if not met[need])
     if not unmet:
@@ -142,6 +147,7 @@ def restricted(observation: Observation, needs: frozenset[Need]) -> Observation:
         held=observation.held if Need.HELD in needs else {},
         scheme=observation.scheme if Need.SCHEME in needs else {},
         auxiliary=observation.auxiliary if Need.AUXILIARY in needs else None,
+        own_updates=observation.own_updates if Need.OWN_UPDATE in needs else {},
     )
 
 

@@ -8,7 +8,7 @@ import json
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.torch
@@ -25,6 +25,7 @@ from federation.files import write_bytes, write_text
 from federation.messages import tensors_to_bytes
 from federation.seeds import torch_generator
 from federation.threat import Observation, PlainModel, SparseLayers, Victim
+from federation.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class StoredReconstruction:
         images: uint8 [m, C, H, W].
         labels: int64 [m], or None.
         objective, evaluations, seconds, findings, note: as the attack gave them.
+        recovered_weights: the weights that the attack claims to have recovered, by name; empty for none.
     """
 
     images: Tensor
@@ -44,6 +46,7 @@ class StoredReconstruction:
     seconds: float
     findings: dict[str, float]
     note: str
+    recovered_weights: Weights = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,12 @@ class AttackRun:
                 raise ValueError("the reconstructions are not what the run wrote")
             tensors = safetensors.torch.load(packed)
             reconstructions = tuple(
-                StoredReconstruction(tensors[f"{index}.images"], tensors.get(f"{index}.labels"), **facts)
+                StoredReconstruction(
+                    tensors[f"{index}.images"],
+                    tensors.get(f"{index}.labels"),
+                    **facts,
+                    recovered_weights=_named(tensors, f"{index}.recovered."),
+                )
                 for index, facts in enumerate(content["reconstructions"])
             )
             return cls(directory.name, reconstructions, content["crash"])
@@ -81,6 +89,7 @@ class AttackRun:
             tensors[f"{index}.images"] = item.images
             if item.labels is not None:
                 tensors[f"{index}.labels"] = item.labels
+            tensors |= {f"{index}.recovered.{name}": tensor for name, tensor in item.recovered_weights.items()}
             names = ("objective", "evaluations", "seconds", "findings", "note")
             facts.append({name: getattr(item, name) for name in names})
         packed = tensors_to_bytes(tensors)
@@ -169,7 +178,12 @@ def _stored(item: Reconstruction, seconds: float = 0.0) -> StoredReconstruction:
         float(seconds),
         {str(name): float(value) for name, value in item.findings.items()},
         str(item.note),
+        {str(name): tensor.detach().cpu() for name, tensor in (item.recovered_weights or {}).items()},
     )
+
+
+def _named(tensors: Weights, prefix: str) -> Weights:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _identifier(
@@ -217,6 +231,10 @@ def _observation_digest(observation: Observation) -> str:
         None if auxiliary is None else [_tensor_digest(auxiliary.pixels), _tensor_digest(auxiliary.labels)],
         [hashlib.sha256(envelope.to_bytes()).hexdigest() for envelope in observation.transcript],
         {name: hashlib.sha256(state).hexdigest() for name, state in observation.held.items()},
+        {
+            client: [(name, _tensor_digest(tensor)) for name, tensor in weights.items()]
+            for client, weights in observation.own_updates.items()
+        },
         {name: dict(options) for name, options in observation.scheme.items()},
         {str(oracle): value.tolist() for oracle, value in observation.oracles.items()},
     )

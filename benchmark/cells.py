@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmark.controls import earned_shortcut_of
 from benchmark.experiment import AttackSpec
 from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.observations import ObservedRounds
+from benchmark.recovered_weights import shares_recovered
 from benchmark.scoring import perceptual_metrics, score_run
 from benchmark.store import EVALUATOR_VERSION, CellRow, ImageRow, Outcome, Role, VictimKind
 from benchmark.training_plan import TrainingPlan
@@ -128,7 +130,7 @@ def _evaluated(cell: Cell) -> CellResult:
     if run.crash:
         return CellResult(_row(cell, "crashed", run.crash, None), ())
     images = score_run(cell.identifier, run, cell.plan, history, victims, cell.kind)
-    return CellResult(_row(cell, outcome, detail, run), tuple(images))
+    return CellResult(_row(cell, outcome, detail, run, shares_recovered(run, history, victims)), tuple(images))
 
 
 def _outcome(cell: Cell, observation: Observation, victims: list[Victim]) -> tuple[Outcome, str]:
@@ -145,7 +147,7 @@ def _outcome(cell: Cell, observation: Observation, victims: list[Victim]) -> tup
     if missing is not None:
         return "not applicable", missing
     if isinstance(view, PlainModel | SparseLayers):
-        if victims[0].sender not in view.after:
+        if victims[0].sender not in view.after and not attack.reads_aggregate:
             return "not applicable", "this position reads no individual update"
         unknown = view.hidden_by - attack.undoes
         if unknown and cell.adversary.knowledge is Knowledge.ADAPTIVE:
@@ -153,14 +155,17 @@ def _outcome(cell: Cell, observation: Observation, victims: list[Victim]) -> tup
     return "measured", ""
 
 
-def _row(cell: Cell, outcome: Outcome, detail: str, run: AttackRun | None) -> CellRow:
+def _row(
+    cell: Cell, outcome: Outcome, detail: str, run: AttackRun | None, scored: Sequence[Mapping[str, float]] = ()
+) -> CellRow:
+    """The row of a cell; `scored` are further findings by victim, which the truth was needed for."""
     assert outcome in get_args(Outcome), "outcomes are the schema's"
     plan, reconstructions = cell.plan, run.reconstructions if run else ()
     objectives = [item.objective for item in reconstructions if item.objective is not None]
-    names = sorted({name for item in reconstructions for name in item.findings})
+    by_victim = [*(item.findings for item in reconstructions), *scored]
     findings = {}
-    for name in names:
-        values = [item.findings[name] for item in reconstructions if name in item.findings]
+    for name in sorted({name for found in by_victim for name in found}):
+        values = [found[name] for found in by_victim if name in found]
         findings[name] = sum(values) / len(values)
     notes = sorted({item.note for item in reconstructions if item.note})
     return CellRow(

@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar, get_args
 
 from benchmark.cells import Cell, CellResult, run_cell
 from benchmark.controls import CONTROL_ADVERSARY, with_undefended
-from benchmark.engines.local import LocalEngine
 from benchmark.experiment import AttackSpec, Experiment
 from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.provenance import hardware, library_versions, source_revision
@@ -63,9 +62,7 @@ class CellGroup:
         return f"{self.plan.task} {self.plan.defense_spec.name} {self.attack.label} {self.kind} round {self.snapshot}"
 
 
-def run_experiment(
-    experiment: Experiment, workspace: Workspace, *, progress: Progress, engine: Engine | None = None
-) -> Path:
+def run_experiment(experiment: Experiment, workspace: Workspace, *, progress: Progress, engine: Engine) -> Path:
     """Run an experiment to its end and write the run's tables; returns the run's folder.
 
     What an earlier, interrupted run of the same experiment finished is taken as it is.
@@ -73,7 +70,6 @@ def run_experiment(
     Raises:
         KeyholeError: for data that is missing, training that fails, workers that die; finished work stays.
     """
-    engine = engine or LocalEngine()
     ensure_root(workspace.root_file)
     _fetch_trunk(workspace)
     plans = training_plans(experiment, workspace)

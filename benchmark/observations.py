@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import overload
 
 import torch
 
-from benchmark.training_files import Truth, check_observed
+from benchmark.training_files import Truth, check_observed, load_weights
 from benchmark.training_plan import TrainingPlan, observed_rounds
 from federation.messages import Transcript
+from federation.protocol import Parties
 from federation.rounds import Federation
 from federation.threat import (
     Adversary,
@@ -17,12 +19,14 @@ from federation.threat import (
     Knowledge,
     Observation,
     Oracle,
+    Position,
     TrainingFacts,
     Victim,
     parties_of,
     readable,
 )
 from federation.training import LocalTraining
+from federation.weights import Weights
 
 
 class ObservedRounds(Sequence[Observation]):
@@ -45,7 +49,8 @@ class ObservedRounds(Sequence[Observation]):
             check_observed(plan.directory, name)
         self._oracles = oracles
         self._loaded: dict[int, Observation] = {}
-        self._held = _held_states(plan, adversary, snapshot)
+        self._states = _Keys(plan, snapshot)
+        self._holds = parties_of(adversary.position, plan.colluder)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -83,14 +88,18 @@ class ObservedRounds(Sequence[Observation]):
         transcript = readable(Transcript.load(plan.directory / f"{name}.transcript"), position_of, plan.colluder)
         sender = self._victim_sender(name)
         counts, local = self._regime(sender)
-        view = plan.defense.view(transcript, position_of, self._held, network=plan.network, sample_counts=counts)
+        # the released model is deployed in clear, whatever it travels under: it is read as a client recovers it
+        opened_with = (plan.colluder,) if position_of is Position.AGGREGATE else self._holds
+        view = plan.defense.view(
+            transcript, position_of, self._states.of(opened_with), network=plan.network, sample_counts=counts
+        )
         dataset = plan.workspace.dataset(plan.task)
         adaptive = self._adversary.knowledge is Knowledge.ADAPTIVE
         auxiliary = Auxiliary(dataset.auxiliary.pixels(), dataset.auxiliary.labels) if adaptive else None
         return Observation(
             round=self._snapshot,
             transcript=transcript,
-            held=self._held,
+            held=self._states.of(self._holds),
             view=view,
             scheme=plan.defense.scheme() if adaptive else {},
             facts=TrainingFacts(
@@ -101,7 +110,13 @@ class ObservedRounds(Sequence[Observation]):
             deviation=dataset.deviation,
             auxiliary=auxiliary,
             oracles=self._granted(position),
+            own_updates=self._own_updates(name),
         )
+
+    def _own_updates(self, name: str) -> dict[str, Weights]:
+        """What the colluder trained in this round, for a position that is the colluder or has it."""
+        file, colluder = self._plan.directory / f"{name}.own", self._plan.colluder
+        return {colluder: load_weights(file)} if colluder in self._holds and file.exists() else {}
 
     def _regime(self, sender: str) -> tuple[dict[str, int], LocalTraining]:
         plan = self._plan
@@ -119,11 +134,19 @@ class ObservedRounds(Sequence[Observation]):
         return {Oracle.LABELS: self.truth(position).labels} if Oracle.LABELS in self._oracles else {}
 
 
-def _held_states(plan: TrainingPlan, adversary: Adversary, snapshot: int) -> dict[str, bytes]:
-    """The serialised state of the parties that a position holds: keys are issued anew from the secret root."""
-    names = parties_of(adversary.position, plan.colluder)
-    if not names:
-        return {}
-    parties = plan.defense.parties(plan.network, plan.clients, plan.workspace.root.derive(*plan.parties_root()))
-    Federation(parties, dict.fromkeys(plan.clients, 1), seed=0).issue_keys(snapshot, plan.clients)
-    return {name: state for name in names if (state := parties.held(name))}
+class _Keys:
+    """What each party holds before a round: keys are issued anew from the secret root, when they are asked for."""
+
+    def __init__(self, plan: TrainingPlan, snapshot: int) -> None:
+        self._plan, self._snapshot = plan, snapshot
+
+    def of(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The serialised state of these parties, of those that hold anything."""
+        return {name: state for name in names if (state := self._parties.held(name))}
+
+    @cached_property
+    def _parties(self) -> Parties:
+        plan = self._plan
+        parties = plan.defense.parties(plan.network, plan.clients, plan.workspace.root.derive(*plan.parties_root()))
+        Federation(parties, dict.fromkeys(plan.clients, 1), seed=0).issue_keys(self._snapshot, plan.clients)
+        return parties

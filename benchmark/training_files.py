@@ -18,9 +18,11 @@ from benchmark.store import TrainingRow
 from federation.errors import DataError
 from federation.files import write_bytes, write_text
 from federation.messages import tensors_to_bytes
+from federation.weights import Weights
 
 _ROW = "row.json"
 _FILES = "files"
+_FACTS = ("images", "labels", "indices")
 
 
 @dataclass(frozen=True)
@@ -31,23 +33,38 @@ class Truth:
         images: uint8 [m, C, H, W].
         labels: int64 [m].
         indices: int64 [m], rows of the private split that they come from.
+        trained: the victim's weights after its local training, before the defense.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    trained: Weights
 
     def save(self, path: Path) -> None:
         """Write it, atomically."""
-        write_bytes(path, tensors_to_bytes(vars(self)))
+        facts = {name: getattr(self, name) for name in _FACTS}
+        write_bytes(path, tensors_to_bytes(facts | {f"trained.{name}": item for name, item in self.trained.items()}))
 
     @classmethod
     def load(cls, path: Path) -> Truth:
         """Read what `save` wrote; raises DataError for a missing or damaged file."""
+        tensors = load_weights(path)
+        trained = {
+            name.removeprefix("trained."): tensor for name, tensor in tensors.items() if name.startswith("trained.")
+        }
         try:
-            return cls(**safetensors.torch.load(path.read_bytes()))
-        except (OSError, TypeError, safetensors.SafetensorError) as error:
-            raise DataError(f"{path}: not a readable truth ({error}); {_remedy(path.parent)}") from error
+            return cls(tensors["images"], tensors["labels"], tensors["indices"], trained)
+        except KeyError as error:
+            raise DataError(f"{path}: not a readable truth (it lacks {error}); {_remedy(path.parent)}") from error
+
+
+def load_weights(path: Path) -> Weights:
+    """Named tensors of a training's file; raises DataError for a missing or damaged one."""
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataError(f"{path}: not readable ({error}); {_remedy(path.parent)}") from error
 
 
 def snapshot_name(kind: str, round_number: int, index: int = 0) -> str:

@@ -16,8 +16,8 @@ from benchmark.training_plan import TrainingPlan
 from benchmark.victims import chosen_in_secret
 from defenses.base import Magnitudes
 from federation.datasets import LabelledImages
-from federation.files import write_text
-from federation.messages import Transcript
+from federation.files import write_bytes, write_text
+from federation.messages import Transcript, tensors_to_bytes
 from federation.normalisation import Normalisation
 from federation.protocol import ClientParty, RoundRecord
 from federation.rounds import Federation, choose_cohort
@@ -118,14 +118,14 @@ class _Training:
         counts = dict.fromkeys(cohort, probe.batch)
         federation = Federation(self.parties, counts, seed=seed_for("probes", plan.seed))
         for index, rows in enumerate(plan.probe_indices()):
-            truth = Truth(images.images[rows], images.labels[rows], rows)
             shards = {name: self._probe_shard(name, number, index, probe.batch) for name in cohort}
-            shards[victim] = LabelledImages(truth.images, truth.labels)
+            shards[victim] = images.select(rows)
             update = self._update_on(shards, probe.local, number, f"probe {index}")
             with federation.rehearsal(checkpoint):
                 record = federation.run_round(number, cohort, update, variant=1 + index)
                 released = federation.release(number, cohort)
-            self._keep(snapshot_name("probe", number, index), Transcript(record.transcript + released), truth)
+            truth = Truth(images.images[rows], images.labels[rows], rows, record.trained[victim])
+            self._keep(snapshot_name("probe", number, index), record, released, truth)
 
     def _probe_shard(self, name: str, number: int, index: int, count: int) -> LabelledImages:
         """What a client that is not the victim trains on in a probe: a few of its own images."""
@@ -142,8 +142,9 @@ class _Training:
         used = self._used_rows(victim, number)
         root = plan.workspace.root.derive("real-round victims", plan.task, plan.seed, number)
         rows = chosen_in_secret(used, min(wanted.images, len(used)), root)
-        truth = Truth(self.private.images[rows], self.private.labels[rows], rows)
-        self._keep(snapshot_name("real-round", number), record.transcript, truth)
+        truth = Truth(self.private.images[rows], self.private.labels[rows], rows, record.trained[victim])
+        released = self.federation.release(number, cohort)
+        self._keep(snapshot_name("real-round", number), record, released, truth)
         write_text(plan.directory / f"{snapshot_name('real-round', number)}.victim", victim)
 
     def _used_rows(self, client: str, number: int) -> Tensor:
@@ -154,11 +155,14 @@ class _Training:
         order = torch.randperm(len(shard), generator=self._batch_generator(client, number, "round"))
         return shard[order[: local.step_count(len(shard)) * local.batch_size]]
 
-    def _keep(self, name: str, transcript: Transcript, truth: Truth) -> None:
-        Transcript(self.keys + transcript.where(lambda envelope: envelope.phase != "keys")).save(
-            self.plan.directory / f"{name}.transcript"
-        )
-        truth.save(self.plan.directory / f"{name}.truth")
+    def _keep(self, name: str, record: RoundRecord, released: Transcript, truth: Truth) -> None:
+        """Keep an observed round: its transcript with the model that it released, the truth, the colluder's own update."""
+        directory = self.plan.directory
+        played = record.transcript.where(lambda envelope: envelope.phase != "keys")
+        Transcript(self.keys + played + released).save(directory / f"{name}.transcript")
+        truth.save(directory / f"{name}.truth")
+        if self.plan.colluder in record.trained:
+            write_bytes(directory / f"{name}.own", tensors_to_bytes(record.trained[self.plan.colluder]))
 
     def _update_on(
         self, shards: Mapping[str, LabelledImages], local: LocalTraining, number: int, variant: str

@@ -123,17 +123,19 @@ class _KeyHolder:
         """Open a key message and replace the keyring; raises MalformedMessage where it is not one for this party."""
         envelope.check_route(context.round, [Phase.KEYS], [KEY_AGENT], self.name)
         sealed = keyring_from_bytes(envelope.payload, self._stages, f"key message to {self.name}")
-        self._keyring = {
+        keyring = {
             name: KeyMaterial(self._transport.open(material.secret) if material.secret else b"", material.public)
             for name, material in sealed.items()
         }
-        self._rebuild()
+        self._build(keyring)  # where this raises, the party goes on with the keys that it had
+        self._keyring = keyring
 
     def held(self) -> bytes:
         """The keyring, serialised."""
         return keyring_to_bytes(self._keyring) if any(m.secret for m in self._keyring.values()) else b""
 
-    def _rebuild(self) -> None:
+    def _build(self, keyring: Mapping[str, KeyMaterial]) -> None:
+        """Make this party's parts of the stages, all or none; raises MalformedMessage for keys that do not fit."""
         raise NotImplementedError
 
 
@@ -148,7 +150,7 @@ class StackClient(_KeyHolder):
         self._received_payload = b""
         self._received: Weights = {}  # the latest global weights, as they came off the wire
         if not any(stage.keyed for stage in self._stages):
-            self._rebuild()
+            self._build(self._keyring)
 
     def protect_initial(self, weights: Weights, context: RoundContext) -> Envelope:
         """See `ClientParty.protect_initial`."""
@@ -203,8 +205,8 @@ class StackClient(_KeyHolder):
             weights = transform.apply(weights, context)
         return weights
 
-    def _rebuild(self) -> None:
-        self._side.build(self.name, self._keyring)
+    def _build(self, keyring: Mapping[str, KeyMaterial]) -> None:
+        self._side.build(self.name, keyring)
         self._received_payload = b""
 
 
@@ -246,7 +248,7 @@ class StackServer(_KeyHolder):
         self._transforms = transforms
         self._codec_stage = codec
         self.state = b""
-        self._rebuild()
+        self._build(self._keyring)
 
     def adopt(self, envelope: Envelope, context: RoundContext) -> None:
         """See `ServerParty.adopt`."""
@@ -288,8 +290,8 @@ class StackServer(_KeyHolder):
 
         return self._codec.remap(self.state, address) if self._server_transforms else self.state
 
-    def _rebuild(self) -> None:
-        parts = [stage.server(self._keyring[stage.name], self._network) for stage in self._transforms]
+    def _build(self, keyring: Mapping[str, KeyMaterial]) -> None:
+        parts = [stage.server(keyring[stage.name], self._network) for stage in self._transforms]
+        codec: ServerCodec = self._codec_stage.server(keyring[self._codec_stage.name], self._network)
         self._server_transforms: list[ServerTransform] = [part for part in parts if part is not None]
-        material = self._keyring[self._codec_stage.name]
-        self._codec: ServerCodec = self._codec_stage.server(material, self._network)
+        self._codec = codec

@@ -11,11 +11,8 @@ from federation.messages import Transcript
 from federation.network import Network
 from federation.protocol import Phase, RoundContext
 from federation.seeds import torch_generator
-from federation.threat import Ciphertext, Nothing, PlainModel, View
+from federation.threat import AGGREGATE, Ciphertext, Nothing, PlainModel, View
 from federation.weights import Weights
-
-AGGREGATE = "aggregate"
-"""The sender under which a view names what a released global model reveals."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,10 @@ for _position in Position:
         ADVERSARIES.add(_adversary.name, _adversary)
 
 
+AGGREGATE = "aggregate"
+"""The sender under which a view names what a released global model reveals."""
+
+
 def parties_of(position: Position, colluder: str) -> tuple[str, ...]:
     """The parties whose state this position holds; `colluder` is the client that is curious or colludes."""
     return {
@@ -176,6 +180,7 @@ class Observation:
         round: the observed round.
         transcript: the envelopes that the position reads.
         held: serialised state of the parties that the position holds, by name.
+        own_updates: the weights that the clients which the position holds trained in this round, by name.
         view: what the defense's public decoder makes of transcript and held state.
         scheme: public description of the defense, by stage name: parameters, never keys.
         facts: how the clients train.
@@ -196,6 +201,7 @@ class Observation:
     deviation: tuple[float, ...]
     auxiliary: Auxiliary | None = None
     oracles: Mapping[Oracle, Tensor] = field(default_factory=dict)
+    own_updates: Mapping[str, Weights] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmark.engines.local import LocalEngine
-from benchmark.experiment import Experiment, load_experiment
+from benchmark.experiment import Experiment
+from benchmark.experiment_files import load_experiment
 from benchmark.harness import run_experiment
+from benchmark.narrowing import narrowed
 from benchmark.store import RunTables, read_run
 from benchmark.workspace import Workspace, ensure_root, secret_root_beside
 from federation.errors import UsageError
@@ -56,13 +58,7 @@ def run(
         KeyholeError: for anything that a person can mend, in one line.
     """
     loaded = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
-    chosen = loaded.narrowed(
-        tasks=tuple(tasks),
-        defenses=tuple(defenses),
-        attacks=tuple(attacks),
-        adversaries=tuple(adversaries),
-        seeds=tuple(seeds),
-    )
+    chosen = narrowed(loaded, tasks=tasks, defenses=defenses, attacks=attacks, adversaries=adversaries, seeds=seeds)
     directory = Path(out or Path("runs") / chosen.name).resolve()
     workspace = Workspace(
         directory=directory,
@@ -75,10 +71,9 @@ def run(
         _clear(directory)
     directory.mkdir(parents=True, exist_ok=True)
     ensure_root(workspace.root_file)
-    engine = LocalEngine(workers)
-    if announce is not None:
-        announce(chosen, workspace, engine.workers)
-    with progress or Quiet() as told:
+    with LocalEngine(workers) as engine, progress or Quiet() as told:
+        if announce is not None:
+            announce(chosen, workspace, engine.workers)
         run_experiment(chosen, workspace, progress=told, engine=engine)
     return read_run(directory)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class LocalEngine:
-    """A pool of worker processes.
+    """A pool of worker processes, started as jobs come and kept until the `with` block ends.
 
     Args:
         workers: how many; by default one a core.
@@ -29,33 +29,36 @@ class LocalEngine:
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or os.cpu_count() or 1
 
+    def __enter__(self) -> Self:
+        self._others = set(multiprocessing.active_children())
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_prepare_worker)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
     def run(self, jobs: Sequence[tuple[Callable[..., Result], tuple[Any, ...]]]) -> Iterator[tuple[int, Result]]:
         """Yield (index of the job, its result) as jobs end.
 
         Raises:
             KeyholeError: where a worker process dies; and whatever a job raises. Jobs that have not begun are dropped.
         """
-        context = multiprocessing.get_context("spawn")
-        count = max(1, min(self.workers, len(jobs)))
-        others = set(multiprocessing.active_children())
-        with ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker) as pool:
-            try:
-                futures: dict[Future[Result], int] = {
-                    pool.submit(function, *arguments): index for index, (function, arguments) in enumerate(jobs)
-                }
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            except BrokenProcessPool as error:
-                raise KeyholeError(
-                    "a worker process died, most likely for lack of memory; finished work is kept, run again to go on "
-                    "(with fewer --workers)"
-                ) from error
-            except (KeyboardInterrupt, GeneratorExit):
-                for process in set(multiprocessing.active_children()) - others:
-                    process.terminate()
-                raise
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            futures: dict[Future[Result], int] = {
+                self._pool.submit(function, *arguments): index for index, (function, arguments) in enumerate(jobs)
+            }
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise KeyholeError(
+                "a worker process died, most likely for lack of memory; finished work is kept, run again to go on "
+                "(with fewer --workers)"
+            ) from error
+        except (KeyboardInterrupt, GeneratorExit):
+            for process in set(multiprocessing.active_children()) - self._others:
+                process.terminate()
+            raise
 
 
 def _prepare_worker() -> None:

@@ -244,6 +244,7 @@ def jobs_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "def die(): os._exit(9)\n"
         "def fail(message): raise DataError(message)\n"
         "def double(number): return 2 * number\n"
+        "def process(): return os.getpid()\n"
         "def rest(seconds, file):\n"
         "    open(file, 'w').write(str(os.getpid()))\n"
         "    time.sleep(seconds)\n"
@@ -257,15 +258,17 @@ def jobs_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_workers_return_results_and_raise_the_house_errors(jobs_module: Any) -> None:
-    results = dict(LocalEngine(1).run([(jobs_module.double, (3,)), (jobs_module.double, (4,))]))
-    assert results == {0: 6, 1: 8}
-    with pytest.raises(DataError, match=r"^a file is missing$"):
-        list(LocalEngine(1).run([(jobs_module.fail, ("a file is missing",))]))
+    with LocalEngine(1) as engine:
+        results = dict(engine.run([(jobs_module.double, (3,)), (jobs_module.double, (4,))]))
+        assert results == {0: 6, 1: 8}
+        assert dict(engine.run([(jobs_module.process, ())])) == dict(engine.run([(jobs_module.process, ())]))
+        with pytest.raises(DataError, match=r"^a file is missing$"):
+            list(engine.run([(jobs_module.fail, ("a file is missing",))]))
 
 
 def test_a_worker_that_dies_is_one_line(jobs_module: Any) -> None:
-    with pytest.raises(KeyholeError, match=r"a worker process died.*run again") as caught:
-        list(LocalEngine(1).run([(jobs_module.die, ()), (jobs_module.double, (1,))]))
+    with LocalEngine(1) as engine, pytest.raises(KeyholeError, match=r"a worker process died.*run again") as caught:
+        list(engine.run([(jobs_module.die, ()), (jobs_module.double, (1,))]))
     assert "\n" not in str(caught.value)
 
 

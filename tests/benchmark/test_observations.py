@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import types
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmark.harness import training_plans
 from benchmark.observations import ObservedRounds
+from benchmark.recovered_weights import exact_share
 from benchmark.training_files import Truth
 from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace
@@ -23,7 +23,16 @@ from federation.datasets import Dataset, LabelledImages
 from federation.messages import SERVER, Transcript, raw_tensors_from_bytes
 from federation.network import Network
 from federation.secret_root import SecretRoot
-from federation.threat import ADVERSARIES, Ciphertext, Knowledge, Nothing, Observation, Oracle, PlainModel, Position
+from federation.threat import (
+    ADVERSARIES,
+    AGGREGATE,
+    Ciphertext,
+    Knowledge,
+    Observation,
+    Oracle,
+    PlainModel,
+    Position,
+)
 
 DEFENSES = ("plain", "keynet", "paillier")
 PRIVATE = (
@@ -175,7 +184,47 @@ def test_views_are_what_the_wire_carried(plans: dict[str, TrainingPlan]) -> None
     assert isinstance(keyed, PlainModel)
     assert keyed.hidden_by == {"keynet"}
     assert isinstance(observe(plans["paillier"], "server/adaptive").view, Ciphertext)
-    assert isinstance(observe(plans["plain"], "aggregate/adaptive", "real-round").view, Nothing)
+
+
+@pytest.mark.parametrize("kind", ["probe", "real-round"])
+def test_the_released_model_is_read_in_clear_under_every_defense(plans: dict[str, TrainingPlan], kind: str) -> None:
+    released = {name: observe(plans[name], "aggregate/adaptive", kind) for name in DEFENSES}
+    expected = released["plain"].view
+    assert isinstance(expected, PlainModel)
+    for name, observation in released.items():
+        view = observation.view
+        assert isinstance(view, PlainModel), name
+        assert (set(view.after), view.hidden_by, dict(observation.held)) == ({AGGREGATE}, frozenset(), {})
+        for tensor_name, tensor in expected.after[AGGREGATE].items():
+            torch.testing.assert_close(view.after[AGGREGATE][tensor_name], tensor, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["probe", "real-round"])
+@pytest.mark.parametrize("position", Position)
+def test_a_position_has_the_updates_of_its_own_clients_alone(
+    plans: dict[str, TrainingPlan], position: Position, kind: str
+) -> None:
+    plain = observe(plans["plain"], "server/oblivious", kind).view
+    assert isinstance(plain, PlainModel)
+    for defense in DEFENSES:
+        own = observe(plans[defense], f"{position}/adaptive", kind).own_updates
+        assert set(own) == ({"client-1"} if position in (Position.CLIENT, Position.COLLUSION) else set())
+    if own:
+        sent = observe(plans["plain"], f"{position}/adaptive", kind)
+        assert all(
+            torch.equal(sent.own_updates["client-1"][name], item) for name, item in plain.after["client-1"].items()
+        )
+
+
+def test_the_referee_knows_what_the_victim_trained(plans: dict[str, TrainingPlan]) -> None:
+    view = observe(plans["plain"], "server/oblivious").view
+    assert isinstance(view, PlainModel)
+    history = ObservedRounds(plans["plain"], ADVERSARIES.get("server/oblivious"), "probe", 0)
+    assert exact_share(view.after["client-0"], history.truth(0).trained) == 1.0
+    assert exact_share(view.after["client-1"], history.truth(0).trained) < 0.5
+    assert exact_share({}, history.truth(0).trained) == 0.0
+    halves = {name: tensor.double() for name, tensor in view.after["client-0"].items()}
+    assert exact_share(halves, history.truth(0).trained) == 0.0
 
 
 def test_a_colluder_reads_what_the_undefended_server_reads(plans: dict[str, TrainingPlan]) -> None:
@@ -226,5 +275,8 @@ def test_victims_are_named_alike_under_every_defense(plans: dict[str, TrainingPl
         victims = [history.victims() for history in histories]
         assert victims[0] == victims[1] == victims[2]
         for index in range(len(histories[0])):
-            truths = [dataclasses.asdict(history.truth(index)) for history in histories]
-            assert all(torch.equal(truths[0][key], other[key]) for other in truths[1:] for key in truths[0])
+            first, *others = [history.truth(index) for history in histories]
+            for other in others:
+                assert torch.equal(first.images, other.images)
+                assert torch.equal(first.labels, other.labels)
+                assert torch.equal(first.indices, other.indices)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+import torch
 
 from benchmark.audit.stand_in import smallest_stand_in
 from defenses.base import Claim, Magnitudes, uniform_claim
@@ -22,6 +23,7 @@ from federation.messages import KEY_AGENT, SERVER, Envelope
 from federation.network import Network
 from federation.protocol import Phase
 from federation.rounds import Federation
+from federation.sealing import seal
 from federation.secret_root import SecretRoot
 from federation.weights import Weights
 
@@ -176,6 +178,21 @@ def test_a_key_message_for_another_party_is_refused() -> None:
     stolen = Envelope(second.round, second.phase, second.sender, first.receiver, second.payload)
     with pytest.raises(MalformedMessage, match="cannot be opened"):
         federation.parties.clients[first.receiver].receive_key(stolen, federation._context(0, CLIENTS, 0))
+
+
+def test_keys_that_do_not_fit_leave_a_party_with_those_that_it_had() -> None:
+    federation, initial = federation_of(Stack("keynet", [KeyNet(), Plain()]))
+    federation.start(initial)
+    client = federation.parties.clients["client-0"]
+    held = client.held()
+    sealed = KeyMaterial(seal(b"no keys at all", client.transport_public), b"")  # type: ignore[attr-defined]
+    wrong = keyring_to_bytes({"keynet": sealed, "plain": KeyMaterial()})
+    with pytest.raises(MalformedMessage):
+        client.receive_key(Envelope(0, Phase.KEYS, KEY_AGENT, client.name, wrong), federation._context(0, CLIENTS, 0))
+    assert client.held() == held
+    (released, _) = federation.release(0, CLIENTS)
+    recovered = federation.recover(released)
+    assert all(torch.allclose(recovered[name], tensor, atol=1e-6) for name, tensor in initial.items())
 
 
 def test_paillier_sends_nothing_in_a_cohort_that_is_too_small() -> None:

@@ -22,7 +22,8 @@ from typer.testing import CliRunner, Result
 import benchmark.scoring
 import keyhole.commands.check
 from attacks.base import ATTACKS
-from benchmark.experiment import Experiment, embedded_experiments
+from benchmark.experiment import Experiment
+from benchmark.experiment_files import embedded_experiments
 from benchmark.metrics.perceptual import Unavailable
 from benchmark.store import RunTables, read_run
 from defenses.registry import DEFENSES
@@ -71,6 +72,12 @@ class Serial:
 
     def __call__(self, workers: int | None = None) -> Serial:
         return self
+
+    def __enter__(self) -> Serial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def run(self, jobs: Any) -> Any:
         return self._engine().run(jobs)
