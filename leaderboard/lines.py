@@ -160,8 +160,8 @@ class Line:
 
     @property
     def qualified(self) -> bool:
-        """Whether failing means something: the attack is seen working on its control, or the shortcut was earned."""
-        return self.by_shortcut or (self.control is not None and clears_floor(self.control.gain))
+        """Whether failing means something: the attack is seen working on its positive control."""
+        return self.control is not None and clears_floor(self.control.gain)
 
     @property
     def details(self) -> str:

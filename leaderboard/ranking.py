@@ -2,8 +2,8 @@
 
 A defense is as good as the strongest attack leaves it. The worst case is the line with the highest mean identification
 rate, then the highest mean gain over the floor; never the best attack image by image, which no attacker could choose.
-A line counts only where its attack is seen working on its positive control, where it leaks (a leak needs no further
-proof), or where the ciphertext shortcut was earned.
+A line counts only where its attack is seen working on its positive control, or where it leaks (a leak needs no further
+proof). That holds for ciphertext as well: the earned shortcut saves running the attack, not showing that it works.
 """
 
 from __future__ import annotations

@@ -158,6 +158,15 @@ def test_an_earned_shortcut_is_at_the_floor_and_says_why(pair: Any, tmp_path: Pa
     assert "earned shortcut" in shield.notes[0]
 
 
+def test_an_earned_shortcut_does_not_stand_in_for_a_control(make_run: Any, tmp_path: Path) -> None:
+    builder = make_run()
+    for defense, outcome in (("plain", "measured"), ("shield", "ciphertext")):
+        builder.train(defense)
+        builder.attack(defense, gain=-3, outcome=outcome)
+    shield = entry(rank(builder, tmp_path), "shield")
+    assert (shield.verdict, shield.rank) == (Verdict.UNQUALIFIED, None)
+
+
 def test_a_crashed_cell_is_shown_and_takes_the_rank(pair: Any, tmp_path: Path) -> None:
     pair.attack("shield", gain=-4, only_seeds=(0, 1))
     pair.attack("shield", outcome="crashed", detail="RuntimeError: out of memory", only_seeds=(2,))
