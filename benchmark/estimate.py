@@ -25,7 +25,7 @@ _SECONDS_TO_SCORE = 0.4
 
 
 def estimated_seconds(experiment: Experiment, workspace: Workspace, workers: int) -> float:
-    """A rough forecast of the wall-clock seconds of a run from nothing."""
+    """A rough forecast of the wall-clock seconds of a run from nothing, without what defenses take to protect."""
     plans = training_plans(experiment, workspace)
     groups = cell_groups(experiment, plans)
     work = sum(_training_seconds(plan) for plan in plans) + sum(_group_seconds(group) for group in groups)

@@ -1,21 +1,16 @@
-"""An experiment: what to train, who looks, which attacks, which victims. Read from YAML, checked, hashable, saved."""
+"""An experiment: what to train, who looks, which attacks, which victims. Checked, hashable, saved."""
 
 from __future__ import annotations
 
-import importlib.resources
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
-import yaml
 
 from attacks.base import Attack, Budget, build_attack
 from benchmark.store import VictimKind
 from benchmark.validation import StrictModel, as_value_error, check_keywords, distinct, validated_part
 from defenses.base import Defense
 from defenses.registry import build_defense
-from federation.errors import UsageError
 from federation.partition import PARTITIONS
 from federation.tasks import find_task
 from federation.threat import Oracle, Position, parse_adversary
@@ -256,107 +251,7 @@ class Experiment(StrictModel):
             return chosen
         return tuple(attack.model_copy(update={"evaluations": real_round.evaluations}) for attack in chosen)
 
-    def narrowed(
-        self,
-        *,
-        tasks: tuple[str, ...] = (),
-        defenses: tuple[str, ...] = (),
-        attacks: tuple[str, ...] = (),
-        adversaries: tuple[str, ...] = (),
-        seeds: tuple[int, ...] = (),
-    ) -> Experiment:
-        """The same experiment with fewer (or, by name, other) tasks, defenses, attacks, adversaries and seeds.
-
-        A task, attack or defense that the experiment does not list takes the place of one that it does: a task with the
-        settings of the first, an attack with the first one's budget. `plain` stays: it is everyone's positive control.
-
-        Raises:
-            UsageError: where a name is unknown.
-        """
-        federations = tuple(_pick_tasks(self.federations, tasks)) if tasks else self.federations
-        if defenses:
-            wanted = tuple(dict.fromkeys(["plain", *defenses]))
-            federations = tuple(
-                spec.model_copy(update={"defenses": tuple(_pick(spec.defenses, wanted, _defense_from))})
-                for spec in federations
-            )
-        chosen = tuple(_pick(self.attacks, attacks, self._attack_from)) if attacks else self.attacks
-        names = {spec.name for spec in chosen}
-        federations = tuple(
-            spec.model_copy(update={"attacks": tuple(attack for attack in spec.attacks if attack.name in names)})
-            for spec in federations
-        )
-        return validated(
-            {
-                **self.model_dump(mode="json"),
-                "federations": [spec.model_dump(mode="json") for spec in federations],
-                "attacks": [spec.model_dump(mode="json") for spec in chosen],
-                "adversaries": list(adversaries or self.adversaries),
-                "seeds": list(seeds or self.seeds),
-            },
-            f"experiment {self.name}",
-        )
-
-    def _attack_from(self, name: str) -> AttackSpec:
-        budget = self.attacks[0] if self.attacks else AttackSpec.model_construct(evaluations=300, restarts=1)
-        return validated_part(
-            AttackSpec, {"name": name, "evaluations": budget.evaluations, "restarts": budget.restarts}
-        )
-
-
-def _pick_tasks(present: tuple[FederationSpec, ...], wanted: tuple[str, ...]) -> Iterator[FederationSpec]:
-    for name in wanted:
-        matching = [spec for spec in present if spec.task == name]
-        yield from matching or [present[0].model_copy(update={"task": name})]
-
-
-def _defense_from(name: str) -> DefenseSpec:
-    return validated_part(DefenseSpec, {"name": name})
-
-
-def _pick(present: tuple[Any, ...], wanted: tuple[str, ...], make: Any) -> Iterator[Any]:
-    by_name = {spec.name: spec for spec in present}
-    for name in wanted:
-        yield by_name[name] if name in by_name else make(name)
-
 
 def validated(content: Any, where: str) -> Experiment:
     """The experiment that `content` describes; raises UsageError with one line that names the place."""
     return validated_part(Experiment, content, where)
-
-
-def embedded_experiments() -> dict[str, str]:
-    """The experiments that come with Keyhole: name to YAML text."""
-    folder = importlib.resources.files("benchmark") / "experiments"
-    return {
-        entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8")
-        for entry in sorted(folder.iterdir(), key=lambda item: item.name)
-        if entry.name.endswith(".yaml")
-    }
-
-
-def load_experiment(reference: str) -> Experiment:
-    """The experiment that `reference` names: an embedded one, or the path of a YAML file.
-
-    Raises:
-        UsageError: for an unknown name, an unreadable file, YAML that does not parse, or a key, type or combination
-            that cannot be; one line that names the place.
-    """
-    embedded = embedded_experiments()
-    path = Path(reference)
-    if reference in embedded:
-        text = embedded[reference]
-    elif path.suffix in (".yaml", ".yml"):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: not a readable experiment ({error})") from error
-    else:
-        raise UsageError(
-            f"no experiment is called {reference!r}; there are {', '.join(embedded)}, or give the path of a .yaml file"
-        )
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{reference}: not YAML: {' '.join(str(error).split())}") from error
-    return validated(content, reference)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attacks.base import ATTACKS
-from benchmark.experiment import embedded_experiments
+from benchmark.experiment_files import embedded_experiments
 from defenses.registry import DEFENSES
 from federation.tasks import TASKS
 from federation.threat import ADVERSARIES

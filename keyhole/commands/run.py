@@ -91,4 +91,7 @@ def run(
 def _announce(experiment: Experiment, workspace: Workspace, workers: int) -> None:
     typer.echo(f"Experiment {experiment.name}: {experiment.preset}")
     minutes = max(estimated_seconds(experiment, workspace, workers) / 60, 0.5)
-    typer.echo(f"Takes about {minutes:.1f} min on this machine, less where an earlier run got part of the way.")
+    typer.echo(
+        f"Takes about {minutes:.1f} min on this machine, encryption not counted; less where an earlier run got part of "
+        "the way."
+    )

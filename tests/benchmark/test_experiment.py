@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from benchmark.experiment import Experiment, embedded_experiments, load_experiment, validated
+from benchmark.experiment import Experiment, validated
+from benchmark.narrowing import narrowed
 from federation.errors import UsageError
 
 Tiny = Callable[..., Experiment]
@@ -121,13 +120,6 @@ def test_what_is_no_mapping_is_refused(content: object) -> None:
         validated(content, "some.yaml")
 
 
-@pytest.mark.parametrize("name", embedded_experiments())
-def test_embedded_experiments_load_and_survive_their_own_dump(name: str) -> None:
-    experiment = load_experiment(name)
-    assert experiment.name == name
-    assert validated(experiment.model_dump(mode="json"), name) == experiment
-
-
 def test_the_dump_of_any_part_reads_back(tiny_experiment: Tiny) -> None:
     changes = {
         "federations.0.defenses": ["plain", {"name": "coarse", "stages": [{"keynet": {"gain_range": 3.0}}, "qsgd"]}],
@@ -146,54 +138,6 @@ def test_snapshots_name_each_round_once(tiny_experiment: Tiny) -> None:
     assert experiment.federations[0].snapshot_rounds == (0, 2, 4)
 
 
-def test_a_file_loads_like_its_content(tiny_content: Content, tiny_experiment: Tiny, tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(tiny_content()))
-    assert load_experiment(str(path)) == tiny_experiment()
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [(b"name: [tiny", "not YAML"), (b"\xff\xfe", "not a readable experiment"), (b"", "must be keys with values")],
-    ids=["syntax", "encoding", "empty"],
-)
-def test_a_corrupt_file_is_one_line_that_names_it(tmp_path: Path, content: bytes, part: str) -> None:
-    path = tmp_path / "broken.yaml"
-    path.write_bytes(content)
-    with pytest.raises(UsageError) as caught:
-        load_experiment(str(path))
-    assert str(caught.value).startswith(f"{path}: {part}")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_file_that_is_missing_and_a_name_that_is_unknown(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"missing.yaml: not a readable experiment"):
-        load_experiment(str(tmp_path / "missing.yaml"))
-    with pytest.raises(UsageError, match=r"no experiment is called 'quik'.*quick"):
-        load_experiment("quik")
-
-
-def test_narrowing_keeps_plain_and_drops_the_rest(tiny_experiment: Tiny) -> None:
-    narrowed = tiny_experiment().narrowed(
-        defenses=("keynet",), adversaries=("server/adaptive",), attacks=("cosine",), seeds=(5,)
-    )
-    assert [spec.name for spec in narrowed.federations[0].defenses] == ["plain", "keynet"]
-    assert narrowed.adversaries == ("server/adaptive",)
-    assert narrowed.seeds == (5,)
-    assert narrowed.attacks == tiny_experiment().attacks
-
-
-def test_narrowing_by_nothing_changes_nothing(tiny_experiment: Tiny) -> None:
-    assert tiny_experiment().narrowed() == tiny_experiment()
-
-
-def test_narrowing_adds_what_the_experiment_does_not_list(tiny_experiment: Tiny) -> None:
-    narrowed = tiny_experiment().narrowed(attacks=("dlg",), defenses=("qsgd",), tasks=("mnist5k-lenet5",))
-    assert [(spec.name, spec.evaluations) for spec in narrowed.attacks] == [("dlg", 8)]
-    assert [spec.name for spec in narrowed.federations[0].defenses] == ["plain", "qsgd"]
-    assert [spec.task for spec in narrowed.federations] == ["mnist5k-lenet5"]
-
-
 def test_a_federation_and_a_kind_of_victim_may_have_their_own_budget(tiny_experiment: Tiny) -> None:
     own = {"name": "cosine", "evaluations": 3, "options": {"rate": 0.5}}
     experiment = tiny_experiment(
@@ -208,24 +152,5 @@ def test_a_federation_and_a_kind_of_victim_may_have_their_own_budget(tiny_experi
     assert [(spec.name, spec.evaluations) for spec in probe] == [("cosine", 3), ("dlg", 9)]
     assert [(spec.name, spec.evaluations) for spec in real] == [("cosine", 5), ("dlg", 5)]
     assert probe[0].options == real[0].options == {"rate": 0.5}
-    assert experiment.narrowed(attacks=("dlg",)).federations[0].attacks == ()
-    assert experiment.narrowed(attacks=("cosine",)).federations[0].attacks == federation.attacks
-
-
-@pytest.mark.parametrize(
-    ("names", "parts"),
-    [
-        ({"tasks": ("mnist5k-lenet-zhou",)}, ["mnist5k-lenet-zhou", "mnist5k-lenet-zhu"]),
-        ({"defenses": ("pailler",)}, ["pailler", "paillier"]),
-        ({"attacks": ("dgl",)}, ["dgl", "dlg"]),
-        ({"adversaries": ("server/adaptve",)}, ["server/adaptve", "server/adaptive"]),
-        ({"seeds": (1, 1)}, ["seeds", "1", "twice"]),
-    ],
-)
-def test_narrowing_to_a_misspelt_name_lists_near_matches(
-    tiny_experiment: Tiny, names: dict[str, Any], parts: list[str]
-) -> None:
-    with pytest.raises(UsageError) as caught:
-        tiny_experiment().narrowed(**names)
-    assert all(part in str(caught.value) for part in parts)
-    assert "\n" not in str(caught.value)
+    assert narrowed(experiment, attacks=("dlg",)).federations[0].attacks == ()
+    assert narrowed(experiment, attacks=("cosine",)).federations[0].attacks == federation.attacks
