@@ -89,6 +89,7 @@ class Attack(ABC):
             nothing of an observation's optional parts that is not named here.
         undoes: the keyed schemes that it knows how to undo without their key; with any other in place the attack is
             oblivious to it.
+        made_for: the schemes, by stage name, that it reads where an update is hidden; empty for any.
         reads_aggregate: whether it can do with the released global model alone, where the position reads no update of
             the victim's own.
     """
@@ -97,6 +98,7 @@ class Attack(ABC):
     reference: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PLAIN_MODEL})
     undoes: ClassVar[frozenset[str]] = frozenset()
+    made_for: ClassVar[frozenset[str]] = frozenset()
     reads_aggregate: ClassVar[bool] = False
 
     @abstractmethod
@@ -116,8 +118,14 @@ class Attack(ABC):
         """
 
 
-def missing_need(attack: type[Attack] | Attack, observation: Observation) -> str | None:
-    """The first need of `attack` that `observation` does not meet, in words, or None."""
+READS_UPDATES = frozenset({Need.PLAIN_MODEL, Need.SPARSE_LAYERS})
+"""Needs of which ciphertext meets none."""
+
+
+def missing_need(
+    attack: type[Attack] | Attack, observation: Observation, *, apart_from: frozenset[Need] = frozenset()
+) -> str | None:
+    """The first need of `attack`, apart from some, that `observation` does not meet, in words, or None."""
     facts, view = observation.facts, observation.view
     always = dict.fromkeys([Need.TRANSCRIPT, Need.HELD, Need.SCHEME], True)
     met = always | {
@@ -128,7 +136,7 @@ def missing_need(attack: type[Attack] | Attack, observation: Observation) -> str
         Need.AUXILIARY: observation.auxiliary is not None,
         Need.OWN_UPDATE: bool(observation.own_updates),
     }
-    unmet = sorted(need.value for need in attack.needs if not met[need])
+    unmet = sorted(need.value for need in attack.needs - apart_from if not met[need])
     if not unmet:
         return None
     seen = {Ciphertext: "ciphertext", Nothing: "nothing"}.get(type(view), "something else")

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import get_args
 
-from attacks.base import Attack, Need, missing_need
+from attacks.base import READS_UPDATES, Attack, missing_need
 from benchmark.artefacts import Plan, digest, source_digest
 from benchmark.attack_runs import AttackRun, run_attack, run_prior_guess
 from benchmark.controls import earned_shortcut_of
@@ -33,6 +33,7 @@ from federation.threat import (
     PlainModel,
     SparseLayers,
     Victim,
+    View,
 )
 
 
@@ -138,7 +139,10 @@ def _outcome(cell: Cell, observation: Observation, victims: list[Victim]) -> tup
     view, attack = observation.view, cell.attack
     if isinstance(view, Nothing):
         return "not applicable", view.reason
-    if isinstance(view, Ciphertext) and attack.needs & {Need.PLAIN_MODEL, Need.SPARSE_LAYERS}:
+    unfit = _not_made_for(cell, view) or missing_need(attack, observation, apart_from=READS_UPDATES)
+    if unfit is not None:
+        return "not applicable", unfit
+    if isinstance(view, Ciphertext) and attack.needs & READS_UPDATES:
         audit = earned_shortcut_of(cell.plan)
         if not audit.passed:
             return "not evaluated", f"the ciphertext shortcut was refused: {audit.reason}"
@@ -153,6 +157,15 @@ def _outcome(cell: Cell, observation: Observation, victims: list[Victim]) -> tup
         if unknown and cell.adversary.knowledge is Knowledge.ADAPTIVE:
             return "not evaluated", f"{attack.name} does not know how to undo {', '.join(sorted(unknown))}"
     return "measured", ""
+
+
+def _not_made_for(cell: Cell, view: View) -> str | None:
+    """Why an attack on particular schemes has nothing to do here: the update is hidden by another; else None."""
+    made_for = cell.attack.made_for
+    in_clear = isinstance(view, PlainModel) and not view.hidden_by
+    if in_clear or not made_for or made_for & set(cell.plan.defense.scheme()):
+        return None
+    return f"made for {', '.join(sorted(made_for))}"
 
 
 def _row(

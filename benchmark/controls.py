@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from attacks.base import Attack, Need
 from benchmark.artefacts import digest
 from benchmark.audit import AuditResult, earned_shortcut
 from benchmark.experiment import DefenseSpec
@@ -16,6 +17,11 @@ from federation.threat import ADVERSARIES, Adversary
 
 CONTROL_ADVERSARY: Adversary = ADVERSARIES.get("server/oblivious")
 """Who looks in a positive control: where nothing is hidden, nobody needs to know more."""
+
+
+def control_adversary(attack: Attack, adversary: Adversary) -> Adversary:
+    """Who looks in the positive control of a cell: an attack that starts from its own client's update needs that one."""
+    return adversary if Need.OWN_UPDATE in attack.needs else CONTROL_ADVERSARY
 
 
 def with_undefended(defenses: Sequence[DefenseSpec]) -> tuple[DefenseSpec, ...]:

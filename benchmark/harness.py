@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_args
 
 from benchmark.cells import Cell, CellResult, run_cell
-from benchmark.controls import CONTROL_ADVERSARY, with_undefended
+from benchmark.controls import CONTROL_ADVERSARY, control_adversary, with_undefended
 from benchmark.experiment import AttackSpec, Experiment
 from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.provenance import hardware, library_versions, source_revision
@@ -155,7 +155,9 @@ def _controls(groups: Sequence[CellGroup]) -> dict[str, str]:
     plain: dict[tuple[Any, ...], str] = {}
     for group in groups:
         for cell in group.cells:
-            if cell.plan.defense_spec.name == UNDEFENDED and cell.adversary == CONTROL_ADVERSARY:
+            if cell.plan.defense_spec.name == UNDEFENDED and cell.adversary == control_adversary(
+                cell.attack, cell.adversary
+            ):
                 plain[_control_key(cell)] = cell.identifier
     found = {cell.identifier: plain[_control_key(cell)] for group in groups for cell in group.cells}
     return {cell: "" if control == cell else control for cell, control in found.items()}
@@ -165,6 +167,7 @@ def _control_key(cell: Cell) -> tuple[Any, ...]:
     plan = cell.plan
     return (
         plan.task, plan.algorithm.label, plan.seed, cell.attack_spec.model_dump_json(), cell.kind, cell.snapshot,
+        control_adversary(cell.attack, cell.adversary).name,
     )  # fmt: skip
 
 

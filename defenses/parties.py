@@ -1,12 +1,16 @@
-"""The parties of a stacked defense: key agent, clients and server, each with its own keys."""
+"""Clients and server of a stacked defense, each with its own keys; the key agent has a file of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
+from defenses.agent import StackAgent
+from defenses.keyrings import Keyring, keyring_from_bytes, keyring_to_bytes
+from defenses.plain import Plain
 from defenses.stages import (
     ClientCodec,
     ClientTransform,
@@ -19,90 +23,14 @@ from defenses.stages import (
     Transform,
 )
 from federation.errors import KeyholeError, MalformedMessage
-from federation.messages import KEY_AGENT, SERVER, Envelope, raw_tensors_from_bytes, tensors_to_bytes
+from federation.messages import KEY_AGENT, SERVER, Envelope
 from federation.network import Network
 from federation.protocol import Phase, RoundContext
-from federation.sealing import TransportKey, seal
+from federation.sealing import TransportKey
 from federation.secret_root import SecretRoot
 from federation.weights import Weights
 
-
-def keyring_to_bytes(keyring: Mapping[str, KeyMaterial]) -> bytes:
-    """A party's key material by stage name, as named byte tensors."""
-    parts = {}
-    for name, material in keyring.items():
-        parts[f"{name}.secret"] = _as_tensor(material.secret)
-        parts[f"{name}.public"] = _as_tensor(material.public)
-    return tensors_to_bytes(parts)
-
-
-def keyring_from_bytes(content: bytes, stages: Sequence[Stage], where: str) -> dict[str, KeyMaterial]:
-    """Read what `keyring_to_bytes` wrote for these stages; raises MalformedMessage for anything else."""
-    tensors = raw_tensors_from_bytes(content, where)
-    known = {f"{stage.name}.{part}" for stage in stages for part in ("secret", "public")}
-    if tensors.keys() != known or any(t.dtype != torch.uint8 or t.dim() != 1 for t in tensors.values()):
-        raise MalformedMessage(f"{where}: not key material for the stages {', '.join(stage.name for stage in stages)}")
-
-    content_of = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-    return {
-        stage.name: KeyMaterial(content_of[f"{stage.name}.secret"], content_of[f"{stage.name}.public"])
-        for stage in stages
-    }
-
-
-def _as_tensor(content: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.zeros(0, dtype=torch.uint8)
-
-
-class StackAgent:
-    """Draws the keys of every stage from the secret root, seals them for each party, and rotates them when due.
-
-    Args:
-        stages: the stages of the defense.
-        network: the public architecture.
-        root: the run's secret root.
-        transport: public transport keys by party.
-    """
-
-    def __init__(
-        self, stages: Sequence[Stage], network: Network, root: SecretRoot, transport: Mapping[str, bytes]
-    ) -> None:
-        self._stages = stages
-        self._network = network
-        self._root = root
-        self._transport = dict(transport)
-        self._issued: dict[str, tuple[int, ...]] = {}
-
-    def issue(self, context: RoundContext) -> list[Envelope]:
-        """Key messages for the parties of this round whose keys are not those of the round's epochs."""
-        epochs = tuple(stage.key_epoch(context.round) for stage in self._stages)
-        due = [name for name in (*context.cohort, SERVER) if self._issued.get(name) != epochs]
-        envelopes = []
-        for receiver in due:
-            self._issued[receiver] = epochs
-            keyring = self._keyring(receiver, epochs)
-            if any(material.secret or material.public for material in keyring.values()):
-                envelopes.append(self._envelope(receiver, keyring, context.round))
-        return envelopes
-
-    def held(self) -> bytes:
-        """Every stage's keys of the latest epoch, as a client would hold them."""
-        receiver = next(name for name in self._transport if name != SERVER)
-        return keyring_to_bytes(self._keyring(receiver, self._issued[receiver]))
-
-    def _keyring(self, receiver: str, epochs: Sequence[int]) -> dict[str, KeyMaterial]:
-        return {
-            stage.name: stage.draw_keys(self._network, receiver, self._root.derive("stage", stage.name, epoch))
-            for stage, epoch in zip(self._stages, epochs, strict=True)
-        }
-
-    def _envelope(self, receiver: str, keyring: Mapping[str, KeyMaterial], round_number: int) -> Envelope:
-        public_key = self._transport[receiver]
-        sealed = {
-            name: KeyMaterial(seal(material.secret, public_key) if material.secret else b"", material.public)
-            for name, material in keyring.items()
-        }
-        return Envelope(round_number, Phase.KEYS, KEY_AGENT, receiver, keyring_to_bytes(sealed))
+__all__ = ["ClientSide", "StackAgent", "StackClient", "StackServer"]
 
 
 class _KeyHolder:
@@ -134,7 +62,7 @@ class _KeyHolder:
         """The keyring, serialised."""
         return keyring_to_bytes(self._keyring) if any(m.secret for m in self._keyring.values()) else b""
 
-    def _build(self, keyring: Mapping[str, KeyMaterial]) -> None:
+    def _build(self, keyring: Keyring) -> None:
         """Make this party's parts of the stages, all or none; raises MalformedMessage for keys that do not fit."""
         raise NotImplementedError
 
@@ -205,7 +133,7 @@ class StackClient(_KeyHolder):
             weights = transform.apply(weights, context)
         return weights
 
-    def _build(self, keyring: Mapping[str, KeyMaterial]) -> None:
+    def _build(self, keyring: Keyring) -> None:
         self._side.build(self.name, keyring)
         self._received_payload = b""
 
@@ -217,7 +145,7 @@ class ClientSide:
         self._stages, self._codec, self._network = transforms, codec, network
         self._built: tuple[list[ClientTransform], ClientCodec] | None = None
 
-    def build(self, name: str, keyring: Mapping[str, KeyMaterial]) -> None:
+    def build(self, name: str, keyring: Keyring) -> None:
         """Make the parts anew; raises MalformedMessage for key material that does not fit."""
         transforms = [stage.client(name, keyring[stage.name], self._network) for stage in self._stages]
         self._built = transforms, self._codec.client(name, keyring[self._codec.name], self._network)
@@ -253,13 +181,12 @@ class StackServer(_KeyHolder):
     def adopt(self, envelope: Envelope, context: RoundContext) -> None:
         """See `ServerParty.adopt`."""
         envelope.check_route(context.round, [Phase.INITIAL], context.cohort[:1], SERVER)
-        self.state = envelope.payload
+        self.state = self._remapped(envelope.payload, lambda weights: self._admit(envelope.sender, weights))
 
     def broadcast(self, phase: str, receivers: Sequence[str], context: RoundContext) -> list[Envelope]:
         """See `ServerParty.broadcast`."""
-        return [
-            Envelope(context.round, phase, SERVER, receiver, self._addressed_to(receiver)) for receiver in receivers
-        ]
+        addressed = self._addressed(receivers)
+        return [Envelope(context.round, phase, SERVER, receiver, addressed[receiver]) for receiver in receivers]
 
     def answer(self, phase: str, inbox: Sequence[Envelope], context: RoundContext) -> list[Envelope]:
         """See `ServerParty.answer`."""
@@ -275,23 +202,47 @@ class StackServer(_KeyHolder):
         for envelope in uploads:
             envelope.check_route(context.round, [Phase.UPLOAD], context.cohort, SERVER)
         payloads = {envelope.sender: envelope.payload for envelope in uploads}
-        self.state = self._codec.combine(payloads, self.state, context, self._admit)
+        received = self._addressed(context.cohort)
+        if all(part.alike for part in self._server_transforms):
+            self.state = self._codec.combine(payloads, received[context.cohort[0]], context, self._admit)
+            return
+        # Contributions may be relative to what their sender received, in its own frame: each is combined on its own.
+        admitted = {
+            sender: self._codec.combine(
+                {sender: payload}, received[sender], replace(context, cohort=(sender,)), self._admit
+            )
+            for sender, payload in payloads.items()
+        }
+        self.state = Plain().server(KeyMaterial(), self._network).combine(admitted, b"", context, _as_it_is)
 
     def _admit(self, sender: str, weights: Weights) -> Weights:
         for transform in reversed(self._server_transforms):
             weights = transform.admit(sender, weights)
         return weights
 
-    def _addressed_to(self, receiver: str) -> bytes:
-        def address(weights: Weights) -> Weights:
+    def _addressed(self, receivers: Sequence[str]) -> dict[str, bytes]:
+        """The global message as each of these receives it; the same for all who are in one frame."""
+
+        def address(receiver: str, weights: Weights) -> Weights:
             for transform in self._server_transforms:
                 weights = transform.address(receiver, weights)
             return weights
 
-        return self._codec.remap(self.state, address) if self._server_transforms else self.state
+        if all(part.alike for part in self._server_transforms):
+            return dict.fromkeys(receivers, self._remapped(self.state, lambda weights: address(receivers[0], weights)))
+        return {name: self._codec.remap(self.state, partial(address, name)) for name in receivers}
 
-    def _build(self, keyring: Mapping[str, KeyMaterial]) -> None:
+    def _remapped(self, payload: bytes, change: Callable[[Weights], Weights]) -> bytes:
+        """A global message changed, where there is anything to change."""
+        return self._codec.remap(payload, change) if self._server_transforms else payload
+
+    def _build(self, keyring: Keyring) -> None:
         parts = [stage.server(keyring[stage.name], self._network) for stage in self._transforms]
         codec: ServerCodec = self._codec_stage.server(keyring[self._codec_stage.name], self._network)
         self._server_transforms: list[ServerTransform] = [part for part in parts if part is not None]
         self._codec = codec
+
+
+def _as_it_is(sender: str, weights: Weights) -> Weights:
+    """The admission of weights that are in the server's frame already."""
+    return weights

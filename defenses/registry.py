@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -32,11 +33,18 @@ def build_defense(name: str, stages: Sequence[StageSpec] | None = None) -> Defen
 
     built = [_build(spec, where=f"defense {name!r}") for spec in (stages or [name])]
     if len(built) == 1 and isinstance(built[0], Defense):
-        return built[0]
+        return _named(built[0], name)
     parts = [part for part in built if isinstance(part, Stage)]
     if len(parts) != len(built):
         raise UsageError(f"defense {name!r}: a whole defense cannot be a stage of another")
     return Stack(name, parts if isinstance(parts[-1], Codec) else [*parts, Plain()])
+
+
+def _named(defense: Defense, name: str) -> Defense:
+    """The same defense under another name in tables, such as one with options of its own."""
+    renamed = copy.copy(defense)
+    object.__setattr__(renamed, "name", name)  # a defense may be a frozen dataclass
+    return renamed
 
 
 def _build(spec: StageSpec, where: str) -> Stage | Defense:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from defenses.base import Claim, Defense, Magnitudes
 from defenses.parties import StackAgent, StackClient, StackServer
 from defenses.reading import read_stack
-from defenses.stages import Codec, Stage, Transform
+from defenses.stages import Codec, KeyMaterial, Stage, Transform
 from federation.errors import UsageError
 from federation.messages import Transcript
 from federation.network import Network
@@ -24,7 +24,8 @@ class Stack(Defense):
         stages: the stages from the weights outwards; exactly the last must be a codec.
 
     Raises:
-        UsageError: for a stack without a codec at its end, or with one elsewhere.
+        UsageError: for a stack without a codec at its end, or with one elsewhere; for a stage that re-keys what the
+            server cannot read.
     """
 
     def __init__(self, name: str, stages: Sequence[Stage]) -> None:
@@ -34,6 +35,12 @@ class Stack(Defense):
                 f"{stage.name} ({'codec' if isinstance(stage, Codec) else 'transform'})" for stage in stages
             )
             raise UsageError(f"defense {name!r}: a stack is any number of transforms and then one codec, not {kinds}")
+        rekeying = [index for index, stage in enumerate(transforms) if stage.rekeys]
+        if rekeying and (rekeying != [len(transforms) - 1] or not codec.opens(KeyMaterial())):
+            raise UsageError(
+                f"defense {name!r}: the server re-keys weights that it can read as numbers; the stage with rotation or "
+                "per-client keys must be the only one and stand last before a codec without a key, such as plain or qsgd"
+            )
         self.name = name
         self.codec = codec
         self.transforms = tuple(stage for stage in transforms if isinstance(stage, Transform))

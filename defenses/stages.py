@@ -18,6 +18,7 @@ from federation.messages import Envelope
 from federation.network import Network
 from federation.protocol import Exchange, RoundContext
 from federation.secret_root import SecretRoot
+from federation.threat import AGGREGATE, Ciphertext, View
 from federation.training import cross_entropy_gradients
 from federation.weights import Weights
 
@@ -32,6 +33,30 @@ class KeyMaterial:
     public: bytes = b""
 
 
+@dataclasses.dataclass(frozen=True)
+class KeyRequest:
+    """What the key agent asks a stage for.
+
+    Attributes:
+        network: the public architecture.
+        receiver: the party that the keys are for.
+        epoch: which keys, counted from 0.
+        clients: the clients that are to have keys in this epoch.
+        roots: the stage's own root of an epoch.
+    """
+
+    network: Network
+    receiver: str
+    epoch: int
+    clients: tuple[str, ...]
+    roots: Callable[[int], SecretRoot]
+
+    @property
+    def root(self) -> SecretRoot:
+        """The stage's own root of this epoch."""
+        return self.roots(self.epoch)
+
+
 class Stage(ABC):
     """One layer of a defense.
 
@@ -39,12 +64,18 @@ class Stage(ABC):
         name: the stage's name in stacks, results and the public scheme.
         keyed: whether it hides anything behind a key; only then can it stand in `hidden_by` of a view.
         key_holders, collusion_bound: in words, for the results.
+        rekeys: whether its keys change while a federation runs, or differ by client; the server then has a part.
     """
 
     name: ClassVar[str]
     keyed: ClassVar[bool] = False
     key_holders: ClassVar[str] = "nobody"
     collusion_bound: ClassVar[str] = "none needed"
+
+    @property
+    def rekeys(self) -> bool:
+        """See the class."""
+        return False
 
     def options(self) -> dict[str, object]:
         """The stage's public options."""
@@ -60,6 +91,10 @@ class Stage(ABC):
     def draw_keys(self, network: Network, receiver: str, root: SecretRoot) -> KeyMaterial:
         """Key material for one party (a client or the server) from this stage's own root and epoch."""
         return KeyMaterial()
+
+    def keys_for(self, request: KeyRequest) -> KeyMaterial:
+        """Key material for one party; what the agent calls. Stages that re-key need more than one epoch's root."""
+        return self.draw_keys(request.network, request.receiver, request.root)
 
     @abstractmethod
     def claims(self, network: Network) -> Mapping[str, Claim]:
@@ -102,7 +137,15 @@ class ClientTransform:
 
 
 class ServerTransform(ABC):
-    """The server's part of a transform that treats every client differently: it re-keys without opening."""
+    """The server's part of a transform whose keys change or differ by client: it re-keys without opening.
+
+    The server keeps its global weights in a frame of its own, which never changes; clients have theirs.
+
+    Attributes:
+        alike: whether all clients are in one frame.
+    """
+
+    alike: bool = False
 
     @abstractmethod
     def admit(self, sender: str, weights: Weights) -> Weights:
@@ -125,8 +168,13 @@ class Transform(Stage):
     def client(self, name: str, material: KeyMaterial, network: Network) -> ClientTransform:
         """A client's part, from the key material that this client received."""
 
+    @property
+    def key_per_client(self) -> bool:
+        """Whether one client's key opens nothing of another's."""
+        return False
+
     def server(self, material: KeyMaterial, network: Network) -> ServerTransform | None:
-        """The server's part, where the server has to act on each client's weights (per-client keys); else None."""
+        """The server's part, where its frame is not the clients' and it has what leads from one to the other."""
         return None
 
 
@@ -166,9 +214,9 @@ class ServerCodec(ABC):
 
         Args:
             uploads: contributions by client.
-            base: the current global message.
+            base: the global message that these clients received.
             context: the round's public facts.
-            admit: brings one client's weights to the server's frame; the identity unless clients have keys each.
+            admit: brings one client's weights to the server's frame; the identity unless a transform re-keys.
         """
 
     @abstractmethod
@@ -196,6 +244,22 @@ class Codec(Stage):
     @abstractmethod
     def server(self, material: KeyMaterial, network: Network) -> ServerCodec:
         """The server's part, from the key material that the server received."""
+
+    def closed_view(
+        self, network: Network, before: bytes, after: Mapping[str, bytes], hidden_by: frozenset[str]
+    ) -> View:
+        """What a round's messages amount to for a position that cannot open them; by default ciphertext.
+
+        Args:
+            network: the public architecture.
+            before: the global message at the start of the round.
+            after: contributions by sender, and a released global message under `threat.AGGREGATE`.
+            hidden_by: the keyed stages of the stack, none of which is undone.
+
+        Raises:
+            MalformedMessage: for messages that are none of this codec.
+        """
+        return Ciphertext(self.name, sum(len(payload) for sender, payload in after.items() if sender != AGGREGATE))
 
 
 class LocalStepsOfStages:

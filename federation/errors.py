@@ -11,6 +11,10 @@ class UsageError(KeyholeError):
     """A name, option or configuration that cannot be used as given."""
 
 
+class MissingExtra(UsageError):
+    """A part that needs an optional package which is not installed."""
+
+
 class DataError(KeyholeError):
     """A dataset, weight file or stored result that is missing, malformed or inconsistent."""
 

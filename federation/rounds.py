@@ -87,6 +87,7 @@ class Federation:
         self.sample_counts = dict(sample_counts)
         self._seed = seed
         self._wire = wire
+        self._latest = 0
 
     def issue_keys(self, number: int, cohort: Sequence[str]) -> Transcript:
         """Hand out the keys that are due before this round."""
@@ -150,7 +151,8 @@ class Federation:
         )
 
     def release(self, number: int, receivers: Sequence[str]) -> Transcript:
-        """Send the current global model out once more."""
+        """Send the current global model out once more; who was not there last gets the keys of the latest round first."""
+        self.issue_keys(self._latest, receivers)
         context = self._context(number, tuple(receivers), variant=-2)
         released = _Post(self._wire).send(self.parties.server.broadcast(Phase.RELEASE, receivers, context))
         return Transcript(_one_for_each(receivers, released).values())
@@ -178,6 +180,7 @@ class Federation:
         return replace(context, generator=torch_generator(context.generator.initial_seed(), name))
 
     def _issue_keys(self, context: RoundContext, post: _Post, clock: _Clock) -> None:
+        self._latest = context.round
         if self.parties.agent is None:
             return
         with clock.running("keys"):

@@ -9,7 +9,7 @@ import typer
 import typer.core
 
 from federation.errors import KeyholeError
-from keyhole.commands import baseline, check, listing, report, run, score
+from keyhole.commands import baseline, bench, check, listing, report, reproduce, run, score
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -48,6 +48,8 @@ app.command("run")(run.run)
 app.command("report")(report.report)
 app.command("check")(check.check)
 app.add_typer(baseline.app, name="baseline")
+app.add_typer(bench.app, name="bench")
+app.add_typer(reproduce.app, name="reproduce")
 app.command("list")(listing.list_names)
 app.command("score")(score.score)
 

@@ -190,6 +190,7 @@ def reads_what_it_declares(subject: AttackSubject) -> str:
         "held": Need.HELD,
         "scheme": Need.SCHEME,
         "auxiliary": Need.AUXILIARY,
+        "own_updates": Need.OWN_UPDATE,
     }
     undeclared = [part for part, need in parts.items() if need not in subject.attack.needs]
     forbidden: dict[str, Any] = {part: _Forbidden(part) for part in undeclared}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from benchmark.metrics import pixel
 from defenses.base import Defense
 from defenses.registry import DEFENSES, build_defense
 from federation.datasets import load_dataset
+from federation.errors import MissingExtra
 from federation.messages import Transcript
 from federation.models import build_model
 from federation.network import Network
@@ -73,8 +75,12 @@ class Updates:
 
     @cached_property
     def leaky_twins(self) -> dict[str, list[Observation]]:
-        """The same through the leaky twin of every registered defense, by its name."""
-        return {name: self._observed(build_defense(name).leaky_twin()) for name in DEFENSES.names()}
+        """The same through the leaky twin of every registered defense that can be built here, by its name."""
+        twins = {}
+        for name in DEFENSES.names():
+            with contextlib.suppress(MissingExtra):
+                twins[name] = self._observed(build_defense(name).leaky_twin())
+        return twins
 
     def _observed(self, defense: Defense) -> list[Observation]:
         federation = ChosenFederation(defense, self.network, self.root, counts=dict.fromkeys(CLIENTS, 1))

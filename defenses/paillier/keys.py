@@ -27,12 +27,17 @@ _PRIMALITY_ROUNDS = 40
 """GMP runs a Baillie-PSW test and this many rounds less 24 of Miller-Rabin."""
 
 
-def random_integer(randomness: Randomness, n_bytes: int) -> int:
-    """A uniform integer of `n_bytes` bytes; raises UsageError where `randomness` returns another length."""
+def random_bytes(randomness: Randomness, n_bytes: int) -> bytes:
+    """`n_bytes` fresh bytes; raises UsageError where `randomness` returns another length."""
     drawn = randomness(n_bytes)
     if len(drawn) != n_bytes:
         raise UsageError(f"the randomness returned {len(drawn)} bytes where {n_bytes} were asked for")
-    return int.from_bytes(drawn, "big")
+    return drawn
+
+
+def random_integer(randomness: Randomness, n_bytes: int) -> int:
+    """A uniform integer of `n_bytes` bytes; raises UsageError where `randomness` returns another length."""
+    return int.from_bytes(random_bytes(randomness, n_bytes), "big")
 
 
 def generate_keypair(bits: int, randomness: Randomness, *, allow_small: bool = False) -> PaillierPrivateKey:

@@ -1,4 +1,4 @@
-"""Unsigned digits side by side in big integers: the bits of the packed encoding, without a loop over digits."""
+"""Unsigned digits side by side in big integers: the bits of the packed encoding, in compiled loops."""
 
 from __future__ import annotations
 
@@ -6,42 +6,58 @@ from collections.abc import Sequence
 
 import numpy as np
 from gmpy2 import mpz
+from numba import njit
 from numpy.typing import NDArray
 
-_WORD_BITS = 64
+from defenses.paillier.limbs import LIMB_BYTES, from_limbs, to_limbs
+
+_LIMB_BITS = 8 * LIMB_BYTES
 
 
 class BitSlots:
     """`slots` digits of `slot_bits` bits in one integer, digit i at bit i * slot_bits.
 
-    Works on the little-endian 64-bit words of the integers. A digit starts in one word and spills at most into the
-    next, so that an integer is the bitwise or of its digits shifted into place, grouped by word, and of the spills.
+    Works on the 64-bit limbs of the integers, the lowest first. A digit starts in one limb and spills at most into the
+    next.
     """
 
     def __init__(self, slots: int, slot_bits: int) -> None:
         """Lay out the slots; `slot_bits` is in [1, 63]."""
         self.bits = slots * slot_bits
-        start = np.arange(slots) * slot_bits
-        self._word = start // _WORD_BITS
-        self._shift = (start % _WORD_BITS).astype(np.uint64)
-        self._first_in_word = np.unique(self._word, return_index=True)[1]
-        self._spilling = np.flatnonzero(start % _WORD_BITS + slot_bits > _WORD_BITS)
-        self._spill_shift = np.uint64(_WORD_BITS) - self._shift[self._spilling]
-        self._words = -(-self.bits // _WORD_BITS)
-        self._mask = np.uint64((1 << slot_bits) - 1)
+        self._slots, self._slot_bits = slots, slot_bits
+        self._limbs = -(-self.bits // _LIMB_BITS)
 
     def join(self, digits: NDArray[np.uint64]) -> list[mpz]:
         """Integers from digits of shape [integers, slots], each under 2^slot_bits."""
-        words = np.zeros((len(digits), self._words), "<u8")
-        starts = np.bitwise_or.reduceat(digits << self._shift, self._first_in_word, axis=1)
-        words[:, : starts.shape[1]] = starts
-        words[:, self._word[self._spilling] + 1] |= digits[:, self._spilling] >> self._spill_shift
-        return [mpz.from_bytes(row.tobytes(), "little") for row in words]
+        limbs = np.zeros((len(digits), self._limbs), np.uint64)
+        _join(digits, self._slot_bits, limbs)
+        return from_limbs(limbs)
 
     def split(self, integers: Sequence[mpz]) -> NDArray[np.uint64]:
         """Digits of shape [integers, slots] from integers in [0, 2^(slots * slot_bits))."""
-        data = b"".join(integer.to_bytes(self._words * _WORD_BITS // 8, "little") for integer in integers)
-        words = np.frombuffer(data, "<u8").reshape(len(integers), self._words).astype(np.uint64)
-        digits = words[:, self._word] >> self._shift
-        digits[:, self._spilling] |= words[:, self._word[self._spilling] + 1] << self._spill_shift
-        return digits & self._mask
+        digits = np.empty((len(integers), self._slots), np.uint64)
+        _split(to_limbs(integers, self._limbs), self._slot_bits, digits)
+        return digits
+
+
+@njit(nogil=True, cache=True)
+def _join(digits, slot_bits, limbs):  # type: ignore[no-untyped-def]
+    for number in range(digits.shape[0]):
+        for slot in range(digits.shape[1]):
+            limb, shift = divmod(slot * slot_bits, _LIMB_BITS)
+            digit = digits[number, slot]
+            limbs[number, limb] |= digit << np.uint64(shift)
+            if shift + slot_bits > _LIMB_BITS:
+                limbs[number, limb + 1] |= digit >> np.uint64(_LIMB_BITS - shift)
+
+
+@njit(nogil=True, cache=True)
+def _split(limbs, slot_bits, digits):  # type: ignore[no-untyped-def]
+    mask = np.uint64((1 << slot_bits) - 1)
+    for number in range(digits.shape[0]):
+        for slot in range(digits.shape[1]):
+            limb, shift = divmod(slot * slot_bits, _LIMB_BITS)
+            digit = limbs[number, limb] >> np.uint64(shift)
+            if shift + slot_bits > _LIMB_BITS:
+                digit |= limbs[number, limb + 1] << np.uint64(_LIMB_BITS - shift)
+            digits[number, slot] = digit & mask

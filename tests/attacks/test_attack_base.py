@@ -59,6 +59,7 @@ def seen(logistic_client: Any, pictures: Tensor) -> Observation:
         transcript=Transcript([Envelope(0, "upload", "client-0", "server", b"1")]),
         held={"client-1": b"key"},
         scheme={"keynet": {"gain_range": 2.0}},
+        own_updates={"client-1": before},
         auxiliary=Auxiliary(pictures[1:], torch.zeros(len(pictures) - 1, dtype=torch.int64)),
     )
 
@@ -79,6 +80,7 @@ MODEL = "needs an update that can be evaluated as a model"
         (Need.PLAIN_MODEL, {"view": Nothing("no")}, f"{MODEL} (it reads nothing)"),
         (Need.SPARSE_LAYERS, {}, "needs sparse keyed layers (it reads something else)"),
         (Need.AUXILIARY, {"auxiliary": None}, "needs auxiliary images"),
+        (Need.OWN_UPDATE, {"own_updates": {}}, "needs the update of a client that the position holds"),
     ],
 )
 def test_a_missing_part_is_named(seen: Observation, need: Need, changes: dict[str, Any], message: str) -> None:
@@ -105,9 +107,15 @@ def test_sparse_layers_meet_their_need(seen: Observation) -> None:
     assert missing_need(needing(Need.PLAIN_MODEL), sparse) is not None
 
 
-@pytest.mark.parametrize("need", [Need.TRANSCRIPT, Need.HELD, Need.SCHEME, Need.AUXILIARY])
+@pytest.mark.parametrize("need", [Need.TRANSCRIPT, Need.HELD, Need.SCHEME, Need.AUXILIARY, Need.OWN_UPDATE])
 def test_an_attack_sees_the_optional_parts_that_it_needs(seen: Observation, need: Need) -> None:
-    parts = {Need.TRANSCRIPT: "transcript", Need.HELD: "held", Need.SCHEME: "scheme", Need.AUXILIARY: "auxiliary"}
+    parts = {
+        Need.TRANSCRIPT: "transcript",
+        Need.HELD: "held",
+        Need.SCHEME: "scheme",
+        Need.AUXILIARY: "auxiliary",
+        Need.OWN_UPDATE: "own_updates",
+    }
     narrowed = restricted(seen, frozenset({need}))
     for other, name in parts.items():
         if other is need:

@@ -132,7 +132,7 @@ SPOILT = {
     GetsWorse: ("improves with budget", "with a quarter"),
     Guesses: ("clears the floor undefended", "from the floor"),
     LosesOne: ("returns what it should", "3 reconstructions for 4 victims"),
-    OnlyOnPlain: ("leaky twins change nothing", "leaky twin of keynet"),
+    OnlyOnPlain: ("leaky twins change nothing", "leaky twin of "),
 }
 
 

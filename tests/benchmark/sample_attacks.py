@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, Budget, History, Need, Reconstruction
-from federation.threat import Observation, Victim
+from federation.threat import Observation, PlainModel, Victim
 
 
 class Sample(Attack):
@@ -157,3 +157,27 @@ class NeedsSparse(Sample):
 
     name = "needs sparse layers"
     needs = frozenset({Need.SPARSE_LAYERS})
+
+
+class NeedsOwnUpdate(Counting):
+    """Starts from the update of a client that its position holds."""
+
+    name = "needs own update"
+    needs = frozenset({Need.PLAIN_MODEL, Need.OWN_UPDATE})
+
+
+class ForACipher(Sample):
+    """Made for a scheme that nothing here uses."""
+
+    name = "for a cipher"
+    made_for = frozenset({"a cipher"})
+
+
+class ClaimsWhatItReads(Sample):
+    """Claims the victim's weights as it reads them."""
+
+    name = "claims what it reads"
+
+    def guess(self, seen: Observation, victim: Victim, generator: torch.Generator, **parts: Any) -> Reconstruction:
+        assert isinstance(seen.view, PlainModel)
+        return super().guess(seen, victim, generator, recovered_weights=seen.view.after[victim.sender])

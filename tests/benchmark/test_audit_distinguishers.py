@@ -132,3 +132,19 @@ def test_the_skew_of_paillier_ciphertext_stays_under_the_limit() -> None:
         return b"".join(number.to_bytes(512, "big") for number in numbers)
 
     assert all(skewed_bytes(conversation(seal, seed)) is None for seed in range(4))
+
+
+def test_coefficients_in_words_that_they_fill_pass_and_in_wider_ones_do_not() -> None:
+    # those of CKKS: under a prime that is just under 2^56, in seven bytes each or, as libraries keep them, in eight
+    prime = 2**56 - 286_719
+
+    def in_seven(content: bytes, sender: str, generator: np.random.Generator) -> bytes:
+        words = generator.integers(0, prime, SIZE, dtype=np.uint64)
+        return words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :7].tobytes()
+
+    def in_eight(content: bytes, sender: str, generator: np.random.Generator) -> bytes:
+        # the top bits of a library's 60-bit coefficients
+        return generator.integers(0, 2**60, SIZE, dtype=np.uint64).astype("<u8").tobytes()
+
+    assert all(test(conversation(in_seven, seed)) is None for seed in range(10) for test in BYTE_TESTS)
+    assert "not uniform" in (skewed_bytes(conversation(in_eight)) or "")

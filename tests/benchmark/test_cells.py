@@ -17,6 +17,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from benchmark.experiment import Experiment
+from benchmark.recovered_weights import RECOVERED_EXACTLY
 from benchmark.store import CellRow, ImageRow, RunTables, TrainingRow
 from federation.seeds import torch_generator
 
@@ -24,6 +25,7 @@ SAMPLES = Path(__file__).with_name("sample_attacks.py")
 CLASSES = [
     *("Sample", "Crashes", "LacksFile", "OneTooMany", "TooBright", "NotANumber", "OddObjective", "TensorObjective"),
     *("Counting", "SeesAll", "NeedsAuxiliary", "NeedsOneImage", "NeedsSparse"),
+    *("NeedsOwnUpdate", "ForACipher", "ClaimsWhatItReads"),
 ]
 ADVERSARIES = [
     *("server/oblivious", "server/adaptive", "collusion/adaptive"),
@@ -250,11 +252,8 @@ def test_numbers_may_come_as_tensors(samples_run: RunTables) -> None:
         ("needs sparse layers", ("server", "adaptive", "probe"), "needs sparse keyed layers (it reads something else)"),
         ("grey", ("client", "oblivious", "probe"), "this position reads no individual update"),
         ("grey", ("aggregate", "oblivious", "probe"), "this position reads no individual update"),
-        (
-            "grey",
-            ("aggregate", "oblivious", "real-round"),
-            "no broadcast and update of the same round among the envelopes that it reads",
-        ),
+        ("grey", ("aggregate", "oblivious", "real-round"), "this position reads no individual update"),
+        ("needs own update", ("server", "adaptive", "probe"), "needs the update of a client that the position holds"),
     ],
 )
 def test_an_unmet_need_is_not_applicable(
@@ -280,6 +279,40 @@ def test_a_met_need_runs(samples_run: RunTables) -> None:
         rows = pick(samples_run.cells, attack=attack, defense="plain", **setting)
         assert len(rows)
         assert (rows.outcome == "measured").all()
+
+
+def test_an_attack_on_one_scheme_runs_on_that_scheme_and_in_clear(samples_run: RunTables) -> None:
+    rows = pick(samples_run.cells, attack="for a cipher", position="server", knowledge="adaptive")
+    assert set(rows[rows.defense == "plain"].outcome) == {"measured"}
+    keyed = rows[rows.defense == "keynet"]
+    assert set(zip(keyed.outcome, keyed.detail, strict=True)) == {("not applicable", "made for a cipher")}
+
+
+def test_an_attack_that_starts_from_its_own_update_has_its_own_adversary_as_control(samples_run: RunTables) -> None:
+    cells = samples_run.cells.set_index("cell")
+    rows = pick(samples_run.cells, attack="needs own update", defense="keynet", position="collusion")
+    assert (rows.outcome == "measured").all()
+    for control in rows.control:
+        assert (cells.loc[control].defense, cells.loc[control].position) == ("plain", "collusion")
+        assert cells.loc[control].outcome == "measured"
+
+
+def test_the_referee_scores_recovered_weights(samples_run: RunTables) -> None:
+    exact = {
+        defense: json.loads(
+            only(
+                samples_run.cells,
+                attack="claims what it reads",
+                defense=defense,
+                position="server",
+                knowledge="oblivious",
+                victim_kind="probe",
+            ).findings
+        )[RECOVERED_EXACTLY]
+        for defense in ("plain", "keynet")
+    }
+    assert exact["plain"] == 1.0
+    assert exact["keynet"] < 0.5
 
 
 def findings(

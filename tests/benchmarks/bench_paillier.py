@@ -1,7 +1,7 @@
-"""Speed at 2,048 bits against `phe`, value by value and with the same packing.
+"""Speed at 2,048 bits against `phe`, value by value and with the same packing, and of what the protocol is made of.
 
 Run by name: `pytest tests/benchmarks/bench_paillier.py`. Every case of a group does the same work on the same
-values, so that times in a group divide to ratios.
+values, so that times in a group divide to ratios. `keyhole bench paillier` prints such ratios for any key length.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def phe_packed() -> list[paillier.EncryptedNumber]:
 @pytest.mark.parametrize("who", ["public", "owner"])
 def test_encrypt(benchmark: BenchmarkFixture, who: str) -> None:
     encryptor = ENCRYPTORS[who]
-    ciphertexts = measure(benchmark, lambda: encryptor.encrypt(CODEC.pack(CODEC.quantise(VALUES, EXPONENT))), rounds=20)
+    ciphertexts = measure(
+        benchmark, lambda: encryptor.encrypt(CODEC.pack(CODEC.quantise(VALUES, EXPONENT)), threads=1), rounds=20
+    )
     assert DECRYPTOR.decrypt(ciphertexts) == PACKED
 
 
@@ -67,7 +69,7 @@ def test_decrypt(benchmark: BenchmarkFixture) -> None:
     ciphertexts = ENCRYPTORS["owner"].encrypt(PACKED)
     values = measure(
         benchmark,
-        lambda: CODEC.dequantise(CODEC.unpack(DECRYPTOR.decrypt(ciphertexts), len(VALUES)), EXPONENT),
+        lambda: CODEC.dequantise(CODEC.unpack(DECRYPTOR.decrypt(ciphertexts, threads=1), len(VALUES)), EXPONENT),
         rounds=20,
     )
     np.testing.assert_allclose(values, VALUES, rtol=0, atol=CODEC.stated_error(EXPONENT))
@@ -104,6 +106,31 @@ def test_add_phe(benchmark: BenchmarkFixture, work: Callable[[], list[paillier.E
     one, other = work(), work()
     total = measure(benchmark, lambda: [a + b for a, b in zip(one, other, strict=True)], rounds=20)
     assert KEY.decrypt(total[0]) == pytest.approx(2 * KEY.decrypt(one[0]))
+
+
+@pytest.mark.benchmark(group="threads")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_encrypt_on_threads(benchmark: BenchmarkFixture, threads: int) -> None:
+    plaintexts = PACKED * 16
+    ciphertexts = benchmark.pedantic(
+        lambda: ENCRYPTORS["owner"].encrypt(plaintexts, threads=threads), rounds=20, warmup_rounds=1
+    )
+    assert DECRYPTOR.decrypt(ciphertexts) == plaintexts
+
+
+@pytest.mark.benchmark(group="pack")
+def test_pack(benchmark: BenchmarkFixture) -> None:
+    integers = np.tile(CODEC.quantise(VALUES, EXPONENT), 400)
+    plaintexts = benchmark.pedantic(lambda: CODEC.pack(integers), rounds=20, warmup_rounds=1)
+    np.testing.assert_array_equal(CODEC.unpack(plaintexts, len(integers)), integers)
+
+
+@pytest.mark.benchmark(group="pack")
+def test_unpack(benchmark: BenchmarkFixture) -> None:
+    integers = np.tile(CODEC.quantise(VALUES, EXPONENT), 400)
+    plaintexts = CODEC.pack(integers)
+    unpacked = benchmark.pedantic(lambda: CODEC.unpack(plaintexts, len(integers)), rounds=20, warmup_rounds=1)
+    np.testing.assert_array_equal(unpacked, integers)
 
 
 @pytest.mark.benchmark(group="set-up")

@@ -9,8 +9,6 @@ import gmpy2
 import numpy as np
 import pytest
 from gmpy2 import mpz
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from phe.paillier import EncryptedNumber
 
 from defenses.paillier.arithmetic import (
@@ -24,7 +22,6 @@ from defenses.paillier.arithmetic import (
     ciphertexts_to_bytes,
 )
 from defenses.paillier.codec import PackedFixedPoint
-from defenses.paillier.comb import FixedBaseComb
 from defenses.paillier.keys import generate_keypair
 from federation.errors import MalformedMessage, UsageError
 
@@ -41,21 +38,6 @@ PLAINTEXTS = [mpz(m) for m in (0, 1, -1, 2**200, -(2**200), (N - 1) // 2, -((N -
 
 by_both = pytest.mark.parametrize("encrypt", [e.encrypt for e in ENCRYPTORS.values()], ids=ENCRYPTORS.keys())
 Encrypt = Callable[[Sequence[mpz]], list[mpz]]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 300), st.integers(2, 2**300), st.integers(3, 2**300), st.data())
-def test_the_comb_raises_to_powers(bits: int, base: int, modulus: int, data: st.DataObject) -> None:
-    comb = FixedBaseComb(mpz(base % modulus), mpz(modulus), bits)
-    for exponent in (0, 1, (1 << bits) - 1, data.draw(st.integers(0, (1 << bits) - 1))):
-        assert comb.power(exponent) == gmpy2.powmod(base, exponent, modulus)
-
-
-def test_the_comb_refuses_exponents_beyond_its_tables() -> None:
-    comb = FixedBaseComb(mpz(3), mpz(1009), 64)
-    for exponent in (1 << 64, -1):
-        with pytest.raises(OverflowError):
-            comb.power(exponent)
 
 
 @by_both

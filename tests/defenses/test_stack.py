@@ -12,8 +12,8 @@ import torch
 from benchmark.audit.stand_in import smallest_stand_in
 from defenses.base import Claim, Magnitudes, uniform_claim
 from defenses.keynet.defense import KeyNet
+from defenses.keyrings import keyring_from_bytes, keyring_to_bytes, keyrings_from_bytes
 from defenses.paillier.protocol import Paillier
-from defenses.parties import keyring_from_bytes, keyring_to_bytes
 from defenses.plain import Plain
 from defenses.registry import build_defense
 from defenses.stack import Stack
@@ -96,7 +96,9 @@ def test_stated_errors_grow_through_the_transforms_they_come_back_through() -> N
 
 def test_the_scheme_is_public_and_complete() -> None:
     scheme = build_defense("keynet").scheme()
-    assert scheme == {"keynet": {"gain_range": 2.0, "outputs": "permutation", "publish_key": False}, "plain": {}}
+    keys = {"gain_range": 2.0, "outputs": "permutation", "kind": "monomial", "alpha": 4, "dominance": 0.625}
+    frames = {"publish_key": False, "rotation": None, "per_client": False}
+    assert scheme == {"keynet": keys | frames, "plain": {}}
     twin = build_defense("keynet").leaky_twin().scheme()
     assert twin["keynet"]["publish_key"] is True
 
@@ -165,7 +167,8 @@ def test_keys_are_issued_once_an_epoch() -> None:
     issued = [[envelope.receiver for envelope in federation.issue_keys(number, CLIENTS)] for number in range(4)]
     assert issued == [list(CLIENTS), [], list(CLIENTS), []]
     before = federation.parties.held("client-0")
-    assert before == federation.parties.held(KEY_AGENT)
+    held = keyrings_from_bytes(federation.parties.held(KEY_AGENT), defense.stages, "the agent")
+    assert keyring_to_bytes(held["client-0"]) == before
     assert federation.parties.held(SERVER) == b""
     federation.issue_keys(4, CLIENTS[:1])
     assert federation.parties.held("client-0") != before

@@ -1,0 +1,1 @@
+"""Tables, figures and the page of the two papers' reproductions, from their stored results."""
