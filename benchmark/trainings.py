@@ -68,6 +68,7 @@ class _Training:
             cohort = choose_cohort(algorithm.clients, algorithm.fraction, numpy_generator("cohort", plan.seed, number))
             checkpoint = self.parties.server.state
             record = self.federation.run_round(number, cohort, self._local_update(number, algorithm.local))
+            self.keys = Transcript(self.keys + record.transcript.phase("keys"))
             reference = record.references[cohort[0]]
             evaluations.append(self._evaluate(reference))
             self._account(record, expected, reference)
@@ -156,7 +157,7 @@ class _Training:
         return shard[order[: local.step_count(len(shard)) * local.batch_size]]
 
     def _keep(self, name: str, record: RoundRecord, released: Transcript, truth: Truth) -> None:
-        """Keep an observed round: its transcript with the model that it released, the truth, the colluder's own update."""
+        """Keep an observed round: all keys issued so far, its transcript, the model that it released; truth and own update."""
         directory = self.plan.directory
         played = record.transcript.where(lambda envelope: envelope.phase != "keys")
         Transcript(self.keys + played + released).save(directory / f"{name}.transcript")

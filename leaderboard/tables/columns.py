@@ -120,7 +120,7 @@ TRAININGS = (
     Column(_DIFFERENCE.name, _DIFFERENCE.heading, _DIFFERENCE.meaning, points, Reach.EVERYWHERE),
     _BYTES_UP,
     Column("bytes_down", "Down", "bytes that one client receives in one round", size, Reach.EVERYWHERE),
-    Column("key_bytes", "Keys", "bytes of key material that one client holds", size),
+    Column("key_bytes", "Keys", "bytes of all key messages that one client receives", size),
     Column("plain_share", "In clear", "share of the sent numbers that nothing hides", percent, Reach.EVERYWHERE),
     Column("seconds_train", "Training", "time of local training", duration),
     Column("seconds_protect", "Protect", "time to protect updates before they are sent", duration),

@@ -277,3 +277,25 @@ def test_references_stand_beside_without_bytes(plan_of: Callable[..., TrainingPl
         assert row.accuracy == row.accuracy_by_round[-1] > 0.5
     assert (central.reference, local.reference) == ("centralised", "local-only")
     assert dataclasses.asdict(run_reference(plan, "centralised")) == dataclasses.asdict(central)
+
+
+def test_every_key_message_of_a_rotation_is_kept_and_counted(plan_of: Callable[..., TrainingPlan]) -> None:
+    rotating = [{"name": "rotating", "stages": [{"keynet": {"rotation": 1}}]}]
+    plan = plan_of(
+        {
+            "federations.0.defenses": ["plain", *rotating],
+            f"{ALGORITHM}.rounds": 3,
+            "federations.0.snapshots": [0, "last"],
+        }
+    )
+    plan = dataclasses.replace(plan, defense_spec=plan.federation.defenses[1])
+    row = run_training(plan)
+    last = keys_to_one(plan, 2)
+    assert (len(keys_to_one(plan, 0)), len(last)) == (1, 3)
+    assert [envelope.round for envelope in last] == [0, 1, 2]
+    assert row.key_bytes == sum(envelope.size for envelope in last)
+
+
+def keys_to_one(plan: TrainingPlan, snapshot: int) -> Transcript:
+    transcript = Transcript.load(plan.directory / f"real-round-{snapshot}-0.transcript")
+    return transcript.phase(Phase.KEYS).where(lambda envelope: envelope.receiver == plan.clients[0])
