@@ -77,13 +77,23 @@ _MODELS = {
     "lenet-zhu": "the sigmoid LeNet of DLG",
     "lenet5": "LeNet-5",
     "logistic": "logistic regression",
+    "mobilenetv2": "MobileNetV2 with CIFAR strides",
+    "mobilenetv2-imagenet-strides": "MobileNetV2 with ImageNet's strides",
+    "mobilenetv2-quarter": "MobileNetV2 with CIFAR strides at a quarter of its width",
     "resnet18": "ResNet-18",
 }
 _MODELS_OF = {
     "mnist5k": ("lenet-zhu", "lenet5", "logistic"),
-    "photos32": ("lenet-zhu", "lenet5", "resnet18"),
+    "photos32": ("lenet-zhu", "lenet5", "mobilenetv2-quarter", "resnet18"),
     "mnist": ("lenet-zhu", "lenet5", "logistic"),
-    "cifar10": ("lenet-zhu", "lenet5", "resnet18"),
+    "cifar10": (
+        "lenet-zhu",
+        "lenet5",
+        "mobilenetv2",
+        "mobilenetv2-imagenet-strides",
+        "mobilenetv2-quarter",
+        "resnet18",
+    ),
 }
 for _dataset, _models in _MODELS_OF.items():
     for _model in _models:

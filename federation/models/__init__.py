@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from federation.models import lenet5, lenet_zhu, logistic, resnet18  # noqa: F401  (importing registers them)
+from federation.models import lenet5, lenet_zhu, logistic, mobilenetv2, resnet18  # noqa: F401  (registers them)
 from federation.models.base import MODELS, ImageShape, ModelBuilder, model
 
 
