@@ -78,7 +78,7 @@ def train_locally(
         where: names the client and round in an error.
 
     Raises:
-        TrainingError: where a weight is no longer finite.
+        TrainingError: where a weight is no longer finite, or batch norm meets a single value.
     """
     model.load_state_dict(start)
     model.train()
@@ -88,7 +88,13 @@ def train_locally(
     while remaining > 0:
         order = torch.randperm(len(labels), generator=generator)
         for batch in order.split(training.batch_size)[:remaining]:
-            gradients = hooks.step_gradients(model, images[batch], labels[batch])
+            try:
+                gradients = hooks.step_gradients(model, images[batch], labels[batch])
+            except ValueError as error:
+                if len(batch) > 1:
+                    raise
+                # batch norm over a map of one pixel
+                raise TrainingError(f"{where}: the network cannot train on a batch of one image ({error})") from error
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.sub_(gradients[name], alpha=training.learning_rate)

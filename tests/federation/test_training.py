@@ -140,6 +140,21 @@ def test_weights_that_are_not_finite_are_an_error(rate: float) -> None:
         train(LocalTraining(batch_size=5, learning_rate=rate, epochs=3))
 
 
+def test_batch_norm_over_a_single_value_is_one_line() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 4), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, CLASSES))
+    with pytest.raises(TrainingError, match=r"^client-0, round 0: the network cannot train on a batch of one image"):
+        train_locally(
+            model,
+            weights_of(model),
+            IMAGES,
+            LABELS,
+            LocalTraining(batch_size=3, learning_rate=0.1),  # ten images leave a batch of one
+            hooks=NoDefense(),
+            generator=torch.Generator().manual_seed(0),
+            where="client-0, round 0",
+        )
+
+
 def test_gradients_are_of_the_mean_cross_entropy() -> None:
     model = network()
     found = cross_entropy_gradients(model, IMAGES, LABELS)
