@@ -90,6 +90,8 @@ class Attack(ABC):
         undoes: the keyed schemes that it knows how to undo without their key; with any other in place the attack is
             oblivious to it.
         made_for: the schemes, by stage name, that it reads where an update is hidden; empty for any.
+        figures_only: whether it reports figures and reconstructs nothing where an update is hidden. It has no positive
+            control then: that it finds no image says nothing of the defense.
         reads_aggregate: whether it can do with the released global model alone, where the position reads no update of
             the victim's own.
     """
@@ -99,6 +101,7 @@ class Attack(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PLAIN_MODEL})
     undoes: ClassVar[frozenset[str]] = frozenset()
     made_for: ClassVar[frozenset[str]] = frozenset()
+    figures_only: ClassVar[bool] = False
     reads_aggregate: ClassVar[bool] = False
 
     @abstractmethod

@@ -160,7 +160,8 @@ def _controls(groups: Sequence[CellGroup]) -> dict[str, str]:
             ):
                 plain[_control_key(cell)] = cell.identifier
     found = {cell.identifier: plain[_control_key(cell)] for group in groups for cell in group.cells}
-    return {cell: "" if control == cell else control for cell, control in found.items()}
+    figures_only = {cell.identifier for group in groups for cell in group.cells if cell.attack.figures_only}
+    return {cell: "" if control == cell or cell in figures_only else control for cell, control in found.items()}
 
 
 def _control_key(cell: Cell) -> tuple[Any, ...]:

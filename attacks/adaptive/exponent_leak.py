@@ -40,6 +40,7 @@ class PaillierExponents(WeightRecovery):
     name: ClassVar[str] = "paillier-exponents"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRANSCRIPT, Need.SCHEME})
     made_for: ClassVar[frozenset[str]] = frozenset({STAGE})
+    figures_only: ClassVar[bool] = True
 
     def recover_hidden(self, observation: Observation, victim: Victim) -> Recovery:
         """No weights, but the exponents' entropy and the share of weights that they give away as zero."""

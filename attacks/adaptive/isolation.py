@@ -34,6 +34,7 @@ class PaillierIsolation(WeightRecovery):
     name: ClassVar[str] = "paillier-isolation"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRANSCRIPT})
     made_for: ClassVar[frozenset[str]] = frozenset({"paillier"})
+    figures_only: ClassVar[bool] = True
 
     def recover_hidden(self, observation: Observation, victim: Victim) -> Recovery:
         """No weights, but how many ciphertexts the isolated sum has that the server could send out."""

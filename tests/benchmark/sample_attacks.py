@@ -173,6 +173,13 @@ class ForACipher(Sample):
     made_for = frozenset({"a cipher"})
 
 
+class FiguresOnly(Sample):
+    """Reports a figure and no image worth looking at."""
+
+    name = "figures only"
+    figures_only = True
+
+
 class ClaimsWhatItReads(Sample):
     """Claims the victim's weights as it reads them."""
 

@@ -25,7 +25,7 @@ SAMPLES = Path(__file__).with_name("sample_attacks.py")
 CLASSES = [
     *("Sample", "Crashes", "LacksFile", "OneTooMany", "TooBright", "NotANumber", "OddObjective", "TensorObjective"),
     *("Counting", "SeesAll", "NeedsAuxiliary", "NeedsOneImage", "NeedsSparse"),
-    *("NeedsOwnUpdate", "ForACipher", "ClaimsWhatItReads"),
+    *("NeedsOwnUpdate", "ForACipher", "FiguresOnly", "ClaimsWhatItReads"),
 ]
 ADVERSARIES = [
     *("server/oblivious", "server/adaptive", "collusion/adaptive"),
@@ -295,6 +295,12 @@ def test_an_attack_that_starts_from_its_own_update_has_its_own_adversary_as_cont
     for control in rows.control:
         assert (cells.loc[control].defense, cells.loc[control].position) == ("plain", "collusion")
         assert cells.loc[control].outcome == "measured"
+
+
+def test_an_attack_that_reports_figures_has_no_control_to_qualify_it(samples_run: RunTables) -> None:
+    rows = pick(samples_run.cells, attack="figures only", outcome="measured")
+    assert len(rows)
+    assert set(rows.control) == {""}
 
 
 def test_the_referee_scores_recovered_weights(samples_run: RunTables) -> None:
