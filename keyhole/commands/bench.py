@@ -12,6 +12,7 @@ import rich.table
 import typer
 from rich.console import Console
 
+from benchmark.speed.keynet import REPEATS, measure_keynet
 from benchmark.speed.measure import Stage, Table
 from benchmark.speed.paillier import measure_paillier
 from benchmark.speed.paillier_round import measure_round
@@ -45,6 +46,20 @@ def paillier(
             if whole_round
             else measure_paillier(key_bits, values, progress=stage)
         )
+    if as_json:
+        typer.echo(json.dumps(speed.as_json(), indent=2))
+    else:
+        print_tables(speed.tables())
+
+
+@app.command()
+def keynet(
+    repeats: Annotated[int, typer.Option(help="Turns of every case.")] = REPEATS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Key-Net against SciPy's sparse products and against the bytes that must move."""
+    with progress_for_this_output(quiet=as_json) as progress:
+        speed = measure_keynet(repeats=repeats, progress=_stages(progress))
     if as_json:
         typer.echo(json.dumps(speed.as_json(), indent=2))
     else:

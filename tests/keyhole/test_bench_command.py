@@ -10,10 +10,14 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from benchmark.speed.keynet import measure_keynet
+from benchmark.speed.keynet_cases import channel_case, toeplitz_case
 from benchmark.speed.paillier import measure_paillier
 from benchmark.speed.paillier_round import measure_round
 from defenses.paillier.client_keys import ClientKeys
 from defenses.paillier.keys import generate_keypair
+from federation.models import build_model
+from federation.network import Network
 from federation.weights import layout_of
 from keyhole.commands import bench
 from keyhole.main import app
@@ -78,7 +82,41 @@ def test_what_cannot_be_timed_is_one_line(arguments: tuple[object, ...], reason:
     assert reason in line
 
 
+@pytest.fixture
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest LeNet-5 in both modes."""
+    network = Network(lambda: build_model("lenet5", (1, 12, 12), 10, seed=0), (1, 12, 12), 10)
+    cases = [toeplitz_case("small", network, "gains"), channel_case("small", network, "permutations")]
+    monkeypatch.setattr(bench, "measure_keynet", functools.partial(measure_keynet, cases, copy_bytes=1 << 12))
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_key_net_is_compared_in_tables() -> None:
+    result = invoke("keynet", "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    for expected in ("small, keynet-toeplitz, gains", "SparseKeying", "plain copy", "cond(A)", "2 threads", "scipy "):
+        assert expected in result.stdout
+    assert "medians of 1 interleaved repeats" in result.stdout
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_key_net_as_json_is_all_that_is_printed() -> None:
+    found = json.loads(invoke("keynet", "--repeats", 2, "--json").stdout)
+    assert found["repeats"] == 2
+    assert [one["threads"] for one in found["passes"]] == [1, 2]
+    assert found["cases"][0]["wire_bytes"] > 4 * found["cases"][0]["entries"]
+
+
+def test_key_net_without_repeats_is_one_line() -> None:
+    result = invoke("keynet", "--repeats", 0)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("keyhole: ")
+    assert "1 or more" in line
+
+
 def test_the_group_names_what_can_be_timed() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
     assert "paillier" in result.stdout
+    assert "keynet" in result.stdout
