@@ -2,7 +2,7 @@
 
 GMP's low-level functions (`mpn_mul_n`, `mpn_tdiv_qr`) are called from numba on rows of 64-bit limbs, the lowest limb
 first. They are taken from the library that gmpy2 itself is linked with. gmpy2's own way of releasing the lock, once
-for every product, loses on short numbers what a second thread brings: docs/paillier-speed.md has the figures.
+for every product, costs on short numbers what a second thread would bring.
 """
 
 from __future__ import annotations

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmark.store import Manifest
 from leaderboard.figures import KINDS, Picture
 from leaderboard.lines import Verdict
+from leaderboard.site.environment import render_page
 from leaderboard.tables import Table, legend
 from leaderboard.tables.model import Reach
 
@@ -32,16 +29,10 @@ class PageContent:
 
 def build_page(content: PageContent) -> str:
     """The page as HTML. Every text is escaped by the template engine, wherever it comes from."""
-    environment = Environment(
-        loader=PackageLoader("leaderboard.site"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(chip=_chip, data_uri=_data_uri, pretty=_pretty)
-    templates = resources.files("leaderboard.site") / "templates"
-    return environment.get_template("page.html").render(
+    return render_page(
+        "page.html",
+        chip=_chip,
+        pretty_config=_pretty(content.manifest.config),
         manifest=content.manifest,
         glance=content.glance,
         leaderboards=content.leaderboards,
@@ -50,17 +41,12 @@ def build_page(content: PageContent) -> str:
         pictures={kind: [item for item in content.pictures if item.kind == kind] for kind in KINDS},
         legend=legend,
         page=Reach.PAGE,
-        style=(templates / "style.css").read_text(encoding="utf-8"),
     )
 
 
 def _chip(value: Any) -> str:
     """CSS class of a verdict, "" for any other value."""
     return f"chip {value.name.lower().replace('_', '-')}" if isinstance(value, Verdict) else ""
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _pretty(value: Any) -> str:
