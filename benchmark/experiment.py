@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pydantic
 
 from attacks.base import Attack, Budget, build_attack
-from benchmark.store import VictimKind
+from benchmark.store import UNDEFENDED, VictimKind
 from benchmark.validation import StrictModel, as_value_error, check_keywords, distinct, validated_part
 from defenses.base import Defense
 from defenses.registry import build_defense
@@ -20,9 +20,13 @@ LAST = "last"
 
 
 class Algorithm(StrictModel):
-    """FedAvg (McMahan 2016, Algorithm 1): K, C, B, E, eta, and who has which data."""
+    """FedAvg (McMahan 2016) or FedPAQ (Reisizadeh 2020), Algorithm 1 of each: K, C, B, E, eta, and who has which data.
 
-    name: Literal["fedavg"] = "fedavg"
+    FedPAQ counts local training in steps, tau a round whatever the size of a client's data, and its clients send the
+    quantised difference to the round's global weights. Under FedAvg `steps` stops a client early.
+    """
+
+    name: Literal["fedavg", "fedpaq"] = "fedavg"
     clients: int = pydantic.Field(ge=1, le=10_000)
     fraction: float = pydantic.Field(1.0, gt=0, le=1)
     rounds: int = pydantic.Field(ge=1)
@@ -42,15 +46,26 @@ class Algorithm(StrictModel):
                 raise ValueError(f"needs a kind: {', '.join(PARTITIONS.names())}")
         return value
 
+    @pydantic.model_validator(mode="after")
+    def _counted_in_steps(self) -> Algorithm:
+        if self.name == "fedpaq" and self.steps is None:
+            raise ValueError("fedpaq needs steps: tau, the local steps of a client in a round")
+        if self.name == "fedpaq" and self.epochs != 1:
+            raise ValueError("fedpaq counts local training in steps (tau), not in epochs; leave epochs out")
+        return self
+
     @property
     def local(self) -> LocalTraining:
         """One client's training in one round."""
-        return LocalTraining(self.batch_size, self.learning_rate, self.epochs, self.steps)
+        epochs = None if self.name == "fedpaq" else self.epochs
+        return LocalTraining(self.batch_size, self.learning_rate, epochs, self.steps)
 
     @property
     def label(self) -> str:
-        """As tables name it: the algorithm and how the data is divided."""
-        return f"{self.name} {self.partition['kind']} K={self.clients}"
+        """As tables name it: the algorithm, how the data is divided, K, C where not all take part, FedPAQ's tau."""
+        share = f" C={self.fraction:g}" if self.fraction < 1 else ""
+        steps = f" tau={self.steps}" if self.name == "fedpaq" else ""
+        return f"{self.name} {self.partition['kind']} K={self.clients}{share}{steps}"
 
 
 class DefenseSpec(StrictModel):
@@ -165,7 +180,17 @@ class FederationSpec(StrictModel):
         if len(set(names)) < len(names):
             raise ValueError(f"a defense is named twice in {names}; give a stack a name of its own")
         distinct([attack.name for attack in self.attacks], "attacks: {} is given twice")
+        for defense in self.defenses:
+            self._check_updates(defense)
         return self
+
+    def _check_updates(self, defense: DefenseSpec) -> None:
+        """FedPAQ's messages are quantised differences; the undefended weights stand beside them as the reference."""
+        if self.algorithm.name == "fedpaq" and defense.name != UNDEFENDED and not defense.build().quantises_updates:
+            raise ValueError(
+                f"under fedpaq clients send quantised updates, and defense {defense.name!r} does not; "
+                f"take qsgd, keynet-quantized or a stack with qsgd ({UNDEFENDED} is the unquantised reference)"
+            )
 
     @property
     def snapshot_rounds(self) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 import torch
@@ -16,7 +15,7 @@ from benchmark.training_plan import TrainingPlan
 from benchmark.trainings import evaluation_columns
 from federation.normalisation import Normalisation
 from federation.seeds import torch_generator
-from federation.training import Evaluation, LocalTraining, cross_entropy_gradients, evaluate, train_locally
+from federation.training import Evaluation, cross_entropy_gradients, evaluate, train_locally
 
 Reference = Literal["centralised", "local-only"]
 
@@ -36,8 +35,8 @@ class _PlainSteps:
 def run_reference(plan: TrainingPlan, reference: Reference) -> TrainingRow:
     """Train the reference that stands beside a federated training, or return the row of an earlier run.
 
-    Both see as many passes over the data as a client does in the whole federation. Under "local-only" the answers of
-    all clients' models count together.
+    Both make as many passes over their data, or as many steps, as a client that takes part in every round. Under
+    "local-only" the answers of all clients' models count together.
     """
     identifier = digest("reference", reference, plan.identifier)
     directory = plan.workspace.artefacts / "trainings" / identifier
@@ -53,9 +52,7 @@ def _train(plan: TrainingPlan, reference: Reference, identifier: str) -> Trainin
     private = plan.workspace.private(plan.task, "training", raw=plan.victims.raw)
     normalise = Normalisation(dataset.mean, dataset.deviation).apply
     groups = [torch.cat(plan.shards)] if reference == "centralised" else list(plan.shards)
-    local = LocalTraining(algorithm.batch_size, algorithm.learning_rate, algorithm.epochs * algorithm.rounds)
-    if algorithm.steps is not None:
-        local = dataclasses.replace(local, steps=algorithm.steps * algorithm.rounds)
+    local = algorithm.local.repeated(algorithm.rounds)
     test_pixels, model = normalise(dataset.test.pixels()), plan.network.build()
     evaluations = []
     for index, rows in enumerate(groups):

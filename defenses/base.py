@@ -30,11 +30,13 @@ class Defense(ABC):
         name: as in the registry and in every table.
         key_holders: who holds a key, in words, for the results.
         collusion_bound: what it takes to undo the defense by collusion, in words.
+        quantises_updates: whether clients send a quantised difference to the round's global weights, as FedPAQ asks.
     """
 
     name: str
     key_holders: str = "nobody"
     collusion_bound: str = "none needed"
+    quantises_updates: bool = False
 
     @abstractmethod
     def parties(self, network: Network, clients: Sequence[str], root: SecretRoot) -> Parties:

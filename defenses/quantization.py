@@ -39,6 +39,7 @@ class Quantization(Codec):
     bucket: int = 512
 
     name: ClassVar[str] = "qsgd"
+    quantises_updates: ClassVar[bool] = True
 
     @property
     def config(self) -> QsgdConfig:

@@ -44,6 +44,7 @@ class Stack(Defense):
         self.name = name
         self.codec = codec
         self.transforms = tuple(stage for stage in transforms if isinstance(stage, Transform))
+        self.quantises_updates = codec.quantises_updates
         self.key_holders = "; ".join(stage.key_holders for stage in self.stages if stage.keyed) or "nobody"
         self.collusion_bound = "; ".join(stage.collusion_bound for stage in self.stages if stage.keyed) or "none needed"
 

@@ -233,9 +233,11 @@ class Codec(Stage):
 
     Attributes:
         exchanges: the further phases that it needs each round.
+        quantises_updates: whether it sends a quantised difference to the round's global weights.
     """
 
     exchanges: ClassVar[tuple[Exchange, ...]] = ()
+    quantises_updates: ClassVar[bool] = False
 
     @abstractmethod
     def client(self, name: str, material: KeyMaterial, network: Network) -> ClientCodec:

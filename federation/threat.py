@@ -151,14 +151,14 @@ class TrainingFacts:
     """What every party knows about how the clients train.
 
     Attributes:
-        learning_rate, batch_size, epochs, steps: of the observed update.
+        learning_rate, batch_size, epochs, steps: of the observed update; epochs is None where steps alone count.
         sample_counts: images per client.
         loss: the training loss by name.
     """
 
     learning_rate: float
     batch_size: int
-    epochs: int
+    epochs: int | None
     steps: int
     sample_counts: Mapping[str, int]
     loss: str = "cross-entropy"

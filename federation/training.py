@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from federation.errors import TrainingError
+from federation.errors import TrainingError, UsageError
 from federation.weights import Weights, weights_of
 
 
@@ -20,19 +20,33 @@ class LocalTraining:
     Attributes:
         batch_size: B, images a step (the last batch of an epoch may be smaller).
         learning_rate: eta.
-        epochs: E, passes over the client's data.
+        epochs: E, passes over the client's data; None: as many as the steps take.
         steps: tau, if given: stop after this many steps, as FedPAQ does (Reisizadeh 2020).
+
+    Raises:
+        UsageError: where neither epochs nor steps say when to stop.
     """
 
     batch_size: int
     learning_rate: float
-    epochs: int = 1
+    epochs: int | None = 1
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.steps is None:
+            raise UsageError("local training ends after so many epochs or so many steps; give one of them")
 
     def step_count(self, images: int) -> int:
         """The number of SGD steps on a client with this many images."""
-        all_steps = self.epochs * -(-images // self.batch_size)
-        return all_steps if self.steps is None else min(self.steps, all_steps)
+        limits = [] if self.steps is None else [self.steps]
+        if self.epochs is not None:
+            limits.append(self.epochs * -(-images // self.batch_size))
+        return min(limits)
+
+    def repeated(self, rounds: int) -> LocalTraining:
+        """As much training as so many rounds of this, in one go."""
+        epochs, steps = (None if limit is None else limit * rounds for limit in (self.epochs, self.steps))
+        return replace(self, epochs=epochs, steps=steps)
 
 
 class LocalSteps(Protocol):

@@ -62,6 +62,20 @@ REFUSED = {
         {f"{ALGORITHM}.partition": {"kind": "dirichlet", "alpha": "low"}},
         [f"{ALGORITHM}.partition", "alpha", "number"],
     ),
+    "fedpaq without tau": ({f"{ALGORITHM}.name": "fedpaq", f"{ALGORITHM}.steps": ...}, [ALGORITHM, "steps", "tau"]),
+    "fedpaq with epochs": (
+        {f"{ALGORITHM}.name": "fedpaq", f"{ALGORITHM}.steps": 3, f"{ALGORITHM}.epochs": 2},
+        [ALGORITHM, "epochs", "steps"],
+    ),
+    "fedpaq of no steps": ({f"{ALGORITHM}.name": "fedpaq", f"{ALGORITHM}.steps": 0}, [f"{ALGORITHM}.steps"]),
+    "fedpaq on whole weights": (
+        {f"{ALGORITHM}.name": "fedpaq", f"{ALGORITHM}.steps": 3, "federations.0.defenses": ["qsgd", "keynet"]},
+        ["federations.0", "'keynet'", "qsgd, keynet-quantized", "plain"],
+    ),
+    "fedpaq on a protocol of its own": (
+        {f"{ALGORITHM}.name": "fedpaq", f"{ALGORITHM}.steps": 3, "federations.0.defenses": ["paillier-pride"]},
+        ["federations.0", "'paillier-pride'"],
+    ),
     "unknown adversary": ({"adversaries": ["server/adaptiv"]}, ["adversaries", "server/adaptiv", "server/adaptive"]),
     "adversary without knowledge": ({"adversaries": ["server"]}, ["adversaries", "position/knowledge"]),
     "adversary named twice": ({"adversaries": ["server/adaptive"] * 2}, ["adversaries", "server/adaptive", "twice"]),
@@ -112,6 +126,29 @@ def test_federations_of_one_name_are_refused(tiny_content: Content) -> None:
     content["federations"] *= 2
     with pytest.raises(UsageError, match=r"^some.yaml: federations: .*small-digits, fedavg iid K=2"):
         validated(content, "some.yaml")
+
+
+def test_fedpaq_takes_defenses_that_send_quantised_updates(tiny_experiment: Tiny) -> None:
+    coarse = {"name": "coarse", "stages": ["keynet", {"qsgd": {"levels": 3}}]}
+    defenses = ["plain", "qsgd", "keynet-quantized", coarse]
+    changes = {f"{ALGORITHM}.name": "fedpaq", f"{ALGORITHM}.steps": 90, "federations.0.defenses": defenses}
+    algorithm = tiny_experiment(changes).federations[0].algorithm
+    assert [algorithm.local.step_count(images) for images in (1, 20, 10_000)] == [90, 90, 90]
+
+
+def test_steps_and_partial_participation_are_in_the_name_of_an_algorithm(tiny_experiment: Tiny) -> None:
+    def label(**changes: Any) -> str:
+        given = {f"{ALGORITHM}.{key}": value for key, value in changes.items()}
+        return (
+            tiny_experiment({"federations.0.defenses": ["qsgd"], f"{ALGORITHM}.steps": None} | given)
+            .federations[0]
+            .algorithm.label
+        )
+
+    assert label() == label(steps=4) == "fedavg iid K=2"
+    assert label(fraction=0.5, clients=10) == "fedavg iid K=10 C=0.5"
+    assert label(name="fedpaq", steps=5) == "fedpaq iid K=2 tau=5"
+    assert label(name="fedpaq", steps=20, fraction=0.5) == "fedpaq iid K=2 C=0.5 tau=20"
 
 
 @pytest.mark.parametrize("content", [None, [], "tiny", 3])

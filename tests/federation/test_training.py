@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from federation.errors import TrainingError
+from federation.errors import TrainingError, UsageError
 from federation.training import LocalTraining, cross_entropy_gradients, evaluate, train_locally
 from federation.weights import Weights, weights_of
 
@@ -73,6 +73,7 @@ def train_with_torch(training: LocalTraining, steps: int, seed: int = 5) -> Weig
         (LocalTraining(batch_size=3, learning_rate=0.05, epochs=2), 8),
         (LocalTraining(batch_size=3, learning_rate=0.05, epochs=3, steps=6), 6),
         (LocalTraining(batch_size=100, learning_rate=0.1, steps=50), 1),
+        (LocalTraining(batch_size=4, learning_rate=0.1, epochs=None, steps=8), 8),  # two passes and two steps
     ],
 )
 def test_steps_are_those_of_torch(training: LocalTraining, steps: int) -> None:
@@ -88,6 +89,24 @@ def test_the_number_of_steps(images: int, batch: int, epochs: int, limit: int | 
     batches = len(list(range(0, images, batch))) * epochs
     expected = batches if limit is None else min(batches, limit)
     assert LocalTraining(batch, 0.1, epochs, limit).step_count(images) == expected
+    if limit is not None:
+        assert LocalTraining(batch, 0.1, None, limit).step_count(images) == limit
+
+
+@given(st.integers(1, 50), st.none() | st.integers(1, 4), st.integers(1, 30), st.integers(1, 5))
+def test_rounds_in_one_go_are_as_long_as_their_epochs_and_steps(
+    images: int, epochs: int | None, steps: int, rounds: int
+) -> None:
+    together = LocalTraining(3, 0.1, epochs, steps).repeated(rounds)
+    assert together == LocalTraining(3, 0.1, epochs and epochs * rounds, steps * rounds)
+    assert LocalTraining(3, 0.1, 2).repeated(rounds).step_count(images) == rounds * LocalTraining(3, 0.1, 2).step_count(
+        images
+    )
+
+
+def test_training_without_an_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="epochs or so many steps"):
+        LocalTraining(batch_size=3, learning_rate=0.1, epochs=None)
 
 
 def test_the_generator_decides_the_batches_and_the_global_one_is_left_alone() -> None:
