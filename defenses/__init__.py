@@ -5,6 +5,7 @@ from defenses.ckks import protocol as ckks_protocol
 from defenses.keynet import defense as keynet_defense
 from defenses.keynet import pixel_defense as keynet_pixel_defense
 from defenses.paillier import protocol as paillier_protocol
+from defenses.paillier import quantized as paillier_quantized
 from defenses.paillier.pride import defense as pride_defense
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "keynet_defense",
     "keynet_pixel_defense",
     "paillier_protocol",
+    "paillier_quantized",
     "plain",
     "pride_defense",
     "quantization",

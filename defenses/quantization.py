@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -17,7 +17,7 @@ from federation.errors import MalformedMessage
 from federation.messages import raw_tensors_from_bytes, tensors_from_bytes, tensors_to_bytes
 from federation.network import Network
 from federation.protocol import RoundContext
-from federation.qsgd import LARGEST_LEVELS, QsgdConfig, dequantise, from_bytes, quantise, to_bytes
+from federation.qsgd import LARGEST_LEVELS, Coding, QsgdConfig, dequantise, from_bytes, quantise, to_bytes
 from federation.weights import Layout, Weights, counters, difference, flatten, floating, unflatten
 
 _CODES = "codes"
@@ -32,11 +32,13 @@ class Quantization(Codec):
         levels: s, quantisation levels per sign.
         norm: the norm that scales a bucket, "l2" (the paper's) or "max".
         bucket: values that share one norm.
+        coding: how levels are written, "packed" or "elias" (the paper's entropy coding).
     """
 
     levels: int = 127
     norm: Literal["l2", "max"] = "max"
     bucket: int = 512
+    coding: Coding = "packed"
 
     name: ClassVar[str] = "qsgd"
     quantises_updates: ClassVar[bool] = True
@@ -44,7 +46,7 @@ class Quantization(Codec):
     @property
     def config(self) -> QsgdConfig:
         """The quantizer's own configuration."""
-        return QsgdConfig(levels=self.levels, norm=self.norm, bucket=self.bucket)
+        return QsgdConfig(levels=self.levels, norm=self.norm, bucket=self.bucket, coding=self.coding)
 
     def claims(self, network: Network) -> Mapping[str, Claim]:
         """Everything is in plain, up to rounding: quantisation is no secret."""
@@ -57,7 +59,7 @@ class Quantization(Codec):
 
     def leaky_twin(self) -> Quantization:
         """So many levels that the rounding noise is gone."""
-        return Quantization(levels=LARGEST_LEVELS, norm="max", bucket=self.bucket)
+        return replace(self, levels=LARGEST_LEVELS, norm="max")
 
     def client(self, name: str, material: KeyMaterial, network: Network) -> ClientCodec:
         """A client's part; no key is needed."""

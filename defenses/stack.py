@@ -21,7 +21,8 @@ class Stack(Defense):
 
     Args:
         name: the defense's name in tables.
-        stages: the stages from the weights outwards; exactly the last must be a codec.
+        stages: the stages from the weights outwards; exactly the last must be a codec, or the last two where the one
+            encrypts what the other quantised.
 
     Raises:
         UsageError: for a stack without a codec at its end, or with one elsewhere; for a stage that re-keys what the
@@ -29,7 +30,7 @@ class Stack(Defense):
     """
 
     def __init__(self, name: str, stages: Sequence[Stage]) -> None:
-        *transforms, codec = stages
+        *transforms, codec = _joined(name, stages)
         if not isinstance(codec, Codec) or not all(isinstance(stage, Transform) for stage in transforms):
             kinds = ", ".join(
                 f"{stage.name} ({'codec' if isinstance(stage, Codec) else 'transform'})" for stage in stages
@@ -100,3 +101,16 @@ class Stack(Defense):
     def scheme(self) -> Mapping[str, Mapping[str, object]]:
         """Every stage's public options."""
         return {stage.name: stage.options() for stage in self.stages}
+
+
+def _joined(name: str, stages: Sequence[Stage]) -> Sequence[Stage]:
+    """The stages, with a quantiser and the codec that encrypts its levels made one."""
+    match stages:
+        case [*transforms, Codec() as quantiser, Codec() as codec]:
+            try:
+                joined = codec.encrypting(quantiser)
+            except UsageError as error:
+                raise UsageError(f"defense {name!r}: {error}") from error
+            return stages if joined is None else [*transforms, joined]
+        case _:
+            return stages

@@ -247,6 +247,16 @@ class Codec(Stage):
     def server(self, material: KeyMaterial, network: Network) -> ServerCodec:
         """The server's part, from the key material that the server received."""
 
+    def encrypting(self, quantiser: Codec) -> Codec | None:
+        """The codec that adds up under this one's encryption what another makes of the weights, where there is one.
+
+        So a stack may end in two codecs, such as `[qsgd, paillier]`.
+
+        Raises:
+            UsageError: where there is one, but not for the other's options.
+        """
+        return None
+
     def closed_view(
         self, network: Network, before: bytes, after: Mapping[str, bytes], hidden_by: frozenset[str]
     ) -> View:

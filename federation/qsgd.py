@@ -1,8 +1,11 @@
-"""QSGD, an unbiased quantizer of vectors (Alistarh et al. 2017), with its codes really packed into bits.
+"""QSGD, an unbiased quantizer of vectors (Alistarh et al. 2017), with its codes really written in bits.
 
 Q_s(v_i) = ||v|| sgn(v_i) xi_i, where with l = floor(s |v_i| / ||v||) xi_i is (l + 1) / s with probability
 s |v_i| / ||v|| - l, else l / s (eq. 4 and section 3.1). With the 2-norm over d values the variance is at most
 min(d / s^2, sqrt(d) / s) ||v||^2 (Lemma 3.1). Some code uses the largest magnitude instead; both are here, by bucket.
+
+Levels are written packed, each in as many bits as the largest takes, or as the paper does, in Elias codes (`elias`),
+which pay where most levels are zero: few levels, and the 2-norm over large buckets.
 """
 
 from __future__ import annotations
@@ -11,17 +14,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from federation import elias, packed_levels
 from federation.errors import MalformedMessage, TrainingError, UsageError
 
 LARGEST_LEVELS = 2**24
 """Beyond it a level is finer than float32 itself."""
 
-_CHUNK = 1 << 20  # values packed at a time, a multiple of 8: bounds the memory of one bit a byte
+Coding = Literal["packed", "elias"]
+_CODINGS = {"packed": packed_levels, "elias": elias}
+"""How levels are written."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +37,30 @@ class QsgdConfig:
         levels: s, the positive levels; 127 makes codes of 8 bits.
         norm: "l2" (the paper's) or "max", over each bucket.
         bucket: values that share a norm.
+        coding: how levels are written, "packed" or "elias".
 
     Raises:
-        UsageError: for levels outside 1 .. 2^24, an empty bucket or another norm.
+        UsageError: for levels outside 1 .. 2^24, an empty bucket, another norm or another coding.
     """
 
     levels: int
     norm: Literal["l2", "max"] = "l2"
     bucket: int = 512
+    coding: Coding = "packed"
 
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= LARGEST_LEVELS:
             raise UsageError(f"QSGD has between 1 and {LARGEST_LEVELS} levels, not {self.levels}")
         if self.norm not in ("l2", "max"):
             raise UsageError(f"QSGD's norm is 'l2' or 'max', not {self.norm!r}")
+        if self.coding not in _CODINGS:
+            raise UsageError(f"QSGD's coding is 'packed' or 'elias', not {self.coding!r}")
         if self.bucket < 1:
             raise UsageError(f"a bucket holds at least one value, not {self.bucket}")
-
-    @property
-    def code_bits(self) -> int:
-        """ceil(log2(2 s + 1)), the bits of one value's code."""
-        return (2 * self.levels).bit_length()
 
     def bucket_count(self, size: int) -> int:
         """Buckets of a vector of `size` values, the last of which may be shorter."""
         return -(-size // self.bucket)
-
-    def byte_count(self, size: int) -> int:
-        """Bytes of a quantised vector of `size` values: a float32 norm a bucket, then the codes."""
-        return 4 * self.bucket_count(size) + -(-size * self.code_bits // 8)
 
 
 @dataclass(frozen=True)
@@ -108,34 +108,25 @@ def dequantise(quantised: Quantised, config: QsgdConfig) -> Tensor:
 
 
 def to_bytes(quantised: Quantised, config: QsgdConfig) -> bytes:
-    """Norms as little-endian float32, then codes plus s, most significant bit first, padded with zero bits."""
-    unsigned = (quantised.codes + config.levels).numpy()
-    return quantised.norms.numpy().astype("<f4").tobytes() + _pack(unsigned, config.code_bits)
+    """Norms as little-endian float32, then the levels in the agreed coding."""
+    norms = quantised.norms.numpy().astype("<f4").tobytes()
+    return norms + _CODINGS[config.coding].encode(quantised.codes.numpy(), config.levels)
 
 
 def from_bytes(payload: bytes, size: int, config: QsgdConfig) -> Quantised:
     """Read a vector of `size` values.
 
     Raises:
-        MalformedMessage: for another length, a norm that is negative or not finite, a code beyond 2 s, a code other
-            than zero in a bucket of norm zero, or padding that is not zero.
+        MalformedMessage: for a norm that is missing, negative or not finite, levels that are not in the agreed coding,
+            or a level other than zero in a bucket of norm zero.
     """
-    expected = config.byte_count(size)
-    if len(payload) != expected:
-        raise MalformedMessage(
-            f"QSGD: {len(payload)} bytes, but {size} values at {config.code_bits} bits are {expected}"
-        )
     buckets = config.bucket_count(size)
+    if len(payload) < 4 * buckets:
+        raise MalformedMessage(f"QSGD: {len(payload)} bytes, but {size} values begin with {buckets} norms of 4")
     norms = np.frombuffer(payload, dtype="<f4", count=buckets).astype(np.float32)
     if not np.all(np.isfinite(norms) & ~np.signbit(norms)):
         raise MalformedMessage("QSGD: a norm is negative or not finite")
-    packed = np.frombuffer(payload, dtype=np.uint8, offset=4 * buckets)
-    if size and packed[-1] & ((1 << (-size * config.code_bits % 8)) - 1):
-        raise MalformedMessage("QSGD: the bits after the last code are not zero")
-    codes = _unpack(packed, size, config.code_bits)
-    if size and codes.max() > 2 * config.levels:
-        raise MalformedMessage(f"QSGD: code {codes.max()} is beyond the largest, {2 * config.levels}")
-    signed = codes - config.levels
+    signed = _CODINGS[config.coding].decode(payload[4 * buckets :], size, config.levels)
     if np.any(signed[np.repeat(norms == 0, config.bucket)[:size]]):
         raise MalformedMessage("QSGD: a bucket of norm zero has a code other than zero")
     return Quantised(torch.from_numpy(norms), torch.from_numpy(signed))
@@ -149,31 +140,3 @@ def _float32_from_above(values: Tensor) -> Tensor:
     nearest = values.float()
     above = torch.nextafter(nearest, torch.full_like(nearest, torch.inf))
     return torch.where(nearest.double() < values, above, nearest)
-
-
-def _pack(codes: npt.NDArray[np.int32], bits: int) -> bytes:
-    """The `bits` low bits of each code, one after the other."""
-    word = _word_type(bits)
-    parts = []
-    for start in range(0, len(codes), _CHUNK):
-        words = codes[start : start + _CHUNK].astype(word)
-        digits = np.unpackbits(words.view(np.uint8)).reshape(len(words), 8 * word.itemsize)
-        parts.append(np.packbits(digits[:, -bits:]).tobytes())
-    return b"".join(parts)
-
-
-def _unpack(packed: npt.NDArray[np.uint8], size: int, bits: int) -> npt.NDArray[np.int32]:
-    """The inverse of `_pack`."""
-    word = _word_type(bits)
-    codes = np.empty(size, dtype=np.int32)
-    for start in range(0, size, _CHUNK):
-        count = min(_CHUNK, size - start)
-        digits = np.zeros((count, 8 * word.itemsize), dtype=np.uint8)
-        digits[:, -bits:] = np.unpackbits(packed[start * bits // 8 :], count=count * bits).reshape(count, bits)
-        codes[start : start + count] = np.packbits(digits).view(word)
-    return codes
-
-
-def _word_type(bits: int) -> np.dtype[np.unsignedinteger]:
-    """The narrowest big-endian word that holds a code."""
-    return np.dtype("u1" if bits <= 8 else ">u2" if bits <= 16 else ">u4")

@@ -34,6 +34,7 @@ from defenses.paillier.client import PaillierClient
 from defenses.paillier.client_keys import ClientKeys
 from defenses.paillier.codec import PackedFixedPoint, power_of_two_exponent
 from defenses.paillier.server import PaillierServer
+from defenses.quantization import Quantization
 from defenses.registry import DEFENSES
 from defenses.stages import ClientCodec, Codec, KeyMaterial, ServerCodec
 from federation.errors import MalformedMessage, UsageError
@@ -100,14 +101,31 @@ class Paillier(Codec):
 
     def client(self, name: str, material: KeyMaterial, network: Network) -> ClientCodec:
         """A client's part, with the private key; raises MalformedMessage where it does not fit the public modulus."""
-        client_keys = ClientKeys.from_bytes(material.public if self.publish_key else material.secret)
-        if not self.publish_key and material.public != client_keys.public:
-            raise MalformedMessage(f"key message to {name}: the private key is not the one of the public modulus")
-        return PaillierClient(name, client_keys, network.layout, self.minimum_parties)
+        return PaillierClient(name, self._client_keys(name, material), network.layout, self.minimum_parties)
 
     def server(self, material: KeyMaterial, network: Network) -> ServerCodec:
         """The server's part, with the modulus alone; before it has arrived, the server can add nothing."""
         return PaillierServer(self._public_key(material.public) if material.public else None, network.layout)
+
+    def encrypting(self, quantiser: Codec) -> Codec | None:
+        """See `Codec.encrypting`: QSGD's levels by tensor, at a max-norm that the cohort has in common."""
+        from defenses.paillier.quantized import PaillierQuantized  # derives from this class
+
+        if not isinstance(quantiser, Quantization):
+            return None
+        if quantiser != Quantization(levels=quantiser.levels):
+            raise UsageError(
+                "qsgd before paillier quantises a tensor at a time by the cohort's max-norm; give it levels alone, "
+                f"not {quantiser.options()}"
+            )
+        return PaillierQuantized(self.key_bits, self.minimum_parties, self.publish_key, quantiser.levels)
+
+    def _client_keys(self, name: str, material: KeyMaterial) -> ClientKeys:
+        """A client's keys; raises MalformedMessage where they do not fit the public modulus."""
+        client_keys = ClientKeys.from_bytes(material.public if self.publish_key else material.secret)
+        if not self.publish_key and material.public != client_keys.public:
+            raise MalformedMessage(f"key message to {name}: the private key is not the one of the public modulus")
+        return client_keys
 
     def _public_key(self, public: bytes) -> keys.PaillierPublicKey:
         """The modulus, as it is sent to everyone."""

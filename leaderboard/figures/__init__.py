@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaderboard.figures.accuracy import draw_accuracy
+from leaderboard.figures.communication import draw_communication
 from leaderboard.figures.confusion import draw_confusion
 from leaderboard.figures.reconstructions import draw_reconstructions
 from leaderboard.figures.style import KINDS, Picture, Styles
@@ -28,6 +29,7 @@ def draw_figures(directory: Path, rankings: Sequence[Ranking], trainings: Sequen
     return [
         *draw_tradeoffs(rankings, trainings, styles),
         *draw_accuracy(trainings, styles),
+        *draw_communication(trainings, styles),
         *draw_reconstructions(directory, rankings, trainings),
         *draw_confusion(trainings),
     ]

@@ -33,10 +33,12 @@ class ShortPride(PaillierPride):
     smallest_bits: ClassVar[int] = 512
 
 
-TWO_PARTY = "paillier-pride, two-party"
+TWO_PARTY, ELIAS, KEYED_LEVELS = "paillier-pride, two-party", "qsgd, elias", "keynet before qsgd before paillier"
 SUBJECTS |= {
     "paillier-pride": Subject(ShortPride(), stand_in(), ROOT),
     TWO_PARTY: Subject(ShortPride(form="two-party"), stand_in(), ROOT),
+    ELIAS: Subject(build_defense(ELIAS, [{"qsgd": {"coding": "elias"}}]), stand_in(), ROOT),
+    KEYED_LEVELS: Subject(build_defense(KEYED_LEVELS, ["keynet", "qsgd", "paillier"]), stand_in(), ROOT),
 }
 
 
@@ -77,7 +79,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("name", [*NAMES, TWO_PARTY])
+@pytest.mark.parametrize("name", [*NAMES, TWO_PARTY, ELIAS, KEYED_LEVELS])
 def test_conforms(name: str, check: str) -> None:
     assert CHECKS[check](SUBJECTS[name])
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from defenses.paillier.codec import DEFAULT_FRACTION_BITS, PackedFixedPoint
 from defenses.paillier.message import Occasion
-from defenses.paillier.tags import ContributionTags, ciphertexts_for, with_tags, without_tags
+from defenses.paillier.tags import TAG_BITS, ContributionTags, TagDigits, ciphertexts_for, with_tags, without_tags
 from federation.errors import MalformedMessage
 
 BITS = DEFAULT_FRACTION_BITS
-TAGS = ContributionTags(b"secret of the tags" * 2, BITS)
+TAGS = ContributionTags(b"secret of the tags" * 2, TagDigits(BITS))
 COHORT = tuple(f"client-{index}" for index in range(6))
 OCCASION = Occasion(3, COHORT, (3, 11, -4))
 COUNT = 8
@@ -74,12 +74,12 @@ def test_tags_depend_on_everything_that_the_sum_is_of(change: dict[str, object])
     other = dataclasses.replace(OCCASION, **change)  # type: ignore[arg-type]
     assert not (TAGS.of("client-0", OCCASION, COUNT) == TAGS.of("client-0", other, COUNT)).any()
     assert not (TAGS.of("client-0", OCCASION, COUNT) == TAGS.of("client-1", OCCASION, COUNT)).any()
-    foreign = ContributionTags(b"another secret of tags" * 2, BITS)
+    foreign = ContributionTags(b"another secret of tags" * 2, TagDigits(BITS))
     assert not (TAGS.of("client-0", OCCASION, COUNT) == foreign.of("client-0", OCCASION, COUNT)).any()
 
 
 def test_the_clients_make_the_same_tags() -> None:
-    again = ContributionTags(b"secret of the tags" * 2, BITS)
+    again = ContributionTags(b"secret of the tags" * 2, TagDigits(BITS))
     np.testing.assert_array_equal(TAGS.of("client-2", OCCASION, COUNT), again.of("client-2", OCCASION, COUNT))
 
 
@@ -122,3 +122,55 @@ def test_one_wrong_tag_refuses_the_message(place: int, error: int) -> None:
     found[place] += error
     with pytest.raises(MalformedMessage, match=f"1 of {COUNT} ciphertexts have a wrong tag"):
         TAGS.check(found, OCCASION, "global message")
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 15, 127, 128, 2**24, 2**27])
+def test_a_tag_of_small_digits_is_as_long_as_one_of_fixed_point(levels: int) -> None:
+    digits = TagDigits.within(levels)
+    assert 2**digits.bits <= levels < 2 ** (digits.bits + 1)
+    assert (digits.bits + 1) * (digits.count - 1) < TAG_BITS <= (digits.bits + 1) * digits.count
+    tags = ContributionTags(b"secret of the tags" * 2, digits).of("client-0", OCCASION, 500)
+    assert tags.shape == (500 * digits.count,)
+    assert tags.min() >= -(2**digits.bits)
+    assert tags.max() < 2**digits.bits
+    assert len(np.unique(tags.reshape(500, -1), axis=0)) == 500
+
+
+def test_fixed_point_has_tags_of_one_digit() -> None:
+    assert TagDigits.within(2**DEFAULT_FRACTION_BITS) == TagDigits(DEFAULT_FRACTION_BITS)
+
+
+@given(
+    hnp.arrays(np.int64, st.integers(0, 60), elements=st.integers(-9, 9)),
+    st.integers(1, 5),
+    st.integers(1, 7),
+)
+def test_tags_of_several_digits_are_taken_out_as_they_were_put_in(
+    values: NDArray[np.int64], digits: int, room: int
+) -> None:
+    slots = digits + room
+    count = ciphertexts_for(len(values), slots, digits)
+    tags = np.arange(count * digits) + 100
+    laid_out = with_tags(values, tags, slots, digits)
+    assert laid_out.size == count * slots
+    for ciphertext, row in enumerate(laid_out.reshape(count, slots).tolist()):
+        own = values[ciphertext * room : (ciphertext + 1) * room].tolist()
+        assert row[:room] == own + [0] * (room - len(own))
+        assert row[room:] == [100 + ciphertext * digits + digit for digit in range(digits)]
+    again, found = without_tags(laid_out, len(values), slots, digits)
+    np.testing.assert_array_equal(again, values)
+    np.testing.assert_array_equal(found, tags)
+
+
+@pytest.mark.parametrize("levels", [1, 15])
+def test_one_wrong_digit_refuses_a_message_and_names_who_is_missing(levels: int) -> None:
+    digits = TagDigits.within(levels)
+    tags = ContributionTags(b"secret of the tags" * 2, digits)
+    due = np.stack([tags.of(client, OCCASION, COUNT) for client in COHORT])
+    tags.check(due.sum(axis=0), OCCASION, "global message")
+    found = due.sum(axis=0)
+    found[3 * digits.count + 1] += 1
+    with pytest.raises(MalformedMessage, match=f"1 of {COUNT} ciphertexts have a wrong tag"):
+        tags.check(found, OCCASION, "global message")
+    with pytest.raises(MalformedMessage, match=f"{COUNT} of {COUNT} .*: missing or replaced: client-4$"):
+        tags.check(due.sum(axis=0) - due[4], OCCASION, "global message")

@@ -37,7 +37,7 @@ class Unrandomised(PaillierClient):
 
     @property
     def key(self) -> PaillierPublicKey:
-        return self._private_key.public_key
+        return self._sums._private_key.public_key
 
     def read(self, payload: bytes) -> tuple[PaillierMessage, list[mpz]]:
         """A message and its ciphertexts."""
@@ -52,14 +52,14 @@ class ConstantNonces(Unrandomised):
     nonces: ClassVar[int]
     noise_bits: ClassVar[int] = 0
 
-    def _encrypt(self, weights: Weights, occasion: Occasion) -> bytes:
-        message, ciphertexts = self.read(super()._encrypt(weights, occasion))
+    def _encrypt(self, weights: Weights, occasion: Occasion, generator: torch.Generator) -> bytes:
+        message, ciphertexts = self.read(super()._encrypt(weights, occasion, generator))
         n = mpz(self.key.n)
         planted = [
             (1 + n * (plaintext + secrets.randbits(self.noise_bits)))
             * pow(mpz(3 + index % self.nonces), n, n * n)
             % (n * n)
-            for index, plaintext in enumerate(self._decryptor.decrypt(ciphertexts))
+            for index, plaintext in enumerate(self._sums._decryptor.decrypt(ciphertexts))
         ]
         return replace(message, ciphertexts=arithmetic.ciphertexts_to_bytes(self.key, planted)).to_bytes()
 
@@ -92,7 +92,7 @@ class PheSum(Unrandomised):
             (EncryptedNumber(self.key, int(there)) + (int(here) + secrets.randbits(self.noise_bits))).ciphertext(
                 be_secure=False
             )
-            for there, here in zip(received, self._decryptor.decrypt(ciphertexts), strict=False)
+            for there, here in zip(received, self._sums._decryptor.decrypt(ciphertexts), strict=False)
         ]
         planted = [mpz(value) for value in sums] + ciphertexts[len(sums) :]
         return replace(own, ciphertexts=arithmetic.ciphertexts_to_bytes(self.key, planted)).to_bytes()

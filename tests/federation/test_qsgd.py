@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from federation import elias
 from federation.errors import MalformedMessage, TrainingError, UsageError
+from federation.packed_levels import code_bits
 from federation.qsgd import LARGEST_LEVELS, QsgdConfig, Quantised, dequantise, from_bytes, quantise, to_bytes
 
 levels = st.one_of(st.integers(1, 300), st.integers(1, LARGEST_LEVELS))
@@ -63,11 +66,21 @@ def test_bytes_read_back_and_are_the_packed_bits(vector: Tensor, config: QsgdCon
     quantised = quantise(vector, config, generator(seed))
     payload = to_bytes(quantised, config)
     assert payload == packed_by_hand(quantised, config)
-    assert len(payload) == config.byte_count(len(vector))
     received = from_bytes(payload, len(vector), config)
     assert torch.equal(received.norms, quantised.norms)
     assert torch.equal(received.codes, quantised.codes)
     assert torch.equal(dequantise(received, config), dequantise(quantised, config))
+
+
+@settings(deadline=None)
+@given(vectors, configs, st.integers(0, 99))
+def test_elias_codes_stand_for_the_same_levels(vector: Tensor, config: QsgdConfig, seed: int) -> None:
+    packed, coded = quantise(vector, config, generator(seed)), replace(config, coding="elias")
+    payload = to_bytes(packed, coded)
+    assert payload == packed.norms.numpy().tobytes() + elias.encode(packed.codes.numpy(), config.levels)
+    received = from_bytes(payload, len(vector), coded)
+    assert torch.equal(received.norms, packed.norms)
+    assert torch.equal(received.codes, packed.codes)
 
 
 def test_long_vectors_are_packed_in_pieces() -> None:
@@ -148,8 +161,10 @@ def test_rounding_comes_from_the_generator_alone() -> None:
     ("levels", "bits"), [(1, 2), (2, 3), (3, 3), (4, 4), (7, 4), (8, 5), (127, 8), (128, 9), (2**20, 22)]
 )
 def test_bits_of_a_code(levels: int, bits: int) -> None:
-    assert QsgdConfig(levels).code_bits == bits
-    assert QsgdConfig(levels, "l2", 1000).byte_count(1001) == 8 + math.ceil(1001 * bits / 8)
+    config = QsgdConfig(levels, "l2", 1000)
+    payload = to_bytes(quantise(normal(1001), config, generator()), config)
+    assert code_bits(levels) == bits
+    assert len(payload) == 8 + math.ceil(1001 * bits / 8)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -182,7 +197,13 @@ def test_malformed_bytes_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0,), "levels"), ((LARGEST_LEVELS + 1,), "levels"), ((3, "l1"), "norm"), ((3, "l2", 0), "bucket")],
+    [
+        ((0,), "levels"),
+        ((LARGEST_LEVELS + 1,), "levels"),
+        ((3, "l1"), "norm"),
+        ((3, "l2", 0), "bucket"),
+        ((3, "l2", 9, "huffman"), "coding"),
+    ],
 )
 def test_impossible_configurations_are_refused(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
