@@ -15,7 +15,7 @@ from federation.errors import UsageError
 from federation.messages import Transcript
 from federation.options import build_with_options
 from federation.registry import Registry, load_class_from_file
-from federation.threat import Ciphertext, Nothing, Observation, PlainModel, SparseLayers, Victim
+from federation.threat import Ciphertext, Nothing, Observation, Oracle, PlainModel, SparseLayers, Victim
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "keyhole.attacks")
 
@@ -35,19 +35,22 @@ class Need(StrEnum):
     HELD = "the state of the parties that the position holds"
     SCHEME = "the public description of the defense"
     OWN_UPDATE = "the update of a client that the position holds"
+    INITIAL_MODEL = "the initial weights"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much an attack may compute, per victim.
+    """How much an attack may compute, per victim, and where.
 
     Attributes:
         evaluations: gradient evaluations for each restart.
         restarts: independent starts; the attack picks among them by its own objective.
+        device: where it may compute, as torch calls it. What it is given stands on the processor, its generator too.
     """
 
     evaluations: int
     restarts: int = 1
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,13 @@ class Attack(ABC):
             One reconstruction a victim, in the order given.
         """
 
+    def lacks(self, observation: Observation) -> str | None:
+        """What the attack finds wanting in an observation apart from its needs, in words; None where it can begin.
+
+        The harness writes "needs ..." in the row then, and does not run the attack. The view may be of any kind.
+        """
+        return None
+
 
 READS_UPDATES = frozenset({Need.PLAIN_MODEL, Need.SPARSE_LAYERS})
 """Needs of which ciphertext meets none."""
@@ -138,10 +148,12 @@ def missing_need(
         Need.SINGLE_IMAGE: facts.steps == 1 and facts.batch_size == 1,
         Need.AUXILIARY: observation.auxiliary is not None,
         Need.OWN_UPDATE: bool(observation.own_updates),
+        Need.INITIAL_MODEL: Oracle.INITIAL_MODEL in observation.oracles,
     }
     unmet = sorted(need.value for need in attack.needs - apart_from if not met[need])
     if not unmet:
-        return None
+        lacking = attack.lacks(observation) if isinstance(attack, Attack) else None
+        return None if lacking is None else f"needs {lacking}"
     seen = {Ciphertext: "ciphertext", Nothing: "nothing"}.get(type(view), "something else")
     return f"needs {unmet[0]}" + (f" (it reads {seen})" if "model" in unmet[0] or "layers" in unmet[0] else "")
 

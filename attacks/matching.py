@@ -31,8 +31,8 @@ class GradientMatching(Attack):
     """Find images whose gradient at the observed weights is the observed update over rate and number of steps.
 
     A subclass says what to minimise and how; this class turns observations into targets, runs all victims and restarts
-    that share the weights at the start of the round in one call, and picks each victim's restart by its own objective.
-    An update of several local steps is treated as their mean gradient.
+    that share the weights at the start of the round in one call on the budget's device, and picks each victim's restart by
+    its own objective. An update of several local steps is treated as their mean gradient.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PLAIN_MODEL})
@@ -73,8 +73,8 @@ class GradientMatching(Attack):
         normalisation = Normalisation(observation.mean, observation.deviation)
         start = time.perf_counter()
         matches = match_gradients(
-            _simulated_step(observation),
-            repeat_for_restarts(target, budget.restarts),
+            _simulated_step(observation, budget.device),
+            repeat_for_restarts({name: value.to(budget.device) for name, value in target.items()}, budget.restarts),
             shape=(count, *observation.network.image_shape),
             classes=classes,
             normalisation=normalisation,
@@ -86,7 +86,7 @@ class GradientMatching(Attack):
             priors=self.priors(),
             constraint=self.constraint(normalisation),
         )
-        best = best_restart(matches, len(victims), budget.restarts)
+        best = best_restart(matches, len(victims), budget.restarts).to("cpu")
         seconds = (time.perf_counter() - start) / len(victims)
         return {
             victim.identifier: _reconstruction(history[victim.observation], victim, best, index, seconds)
@@ -126,11 +126,12 @@ def _gradient(observation: Observation, sender: str) -> Gradients:
     return {name: (model.before[name] - model.after[sender][name]) * scale for name in _parameters(observation)}
 
 
-def _simulated_step(observation: Observation) -> SingleGradient:
-    before, names = _model_of(observation).before, set(_parameters(observation))
+def _simulated_step(observation: Observation, device: str) -> SingleGradient:
+    before = {name: tensor.to(device) for name, tensor in _model_of(observation).before.items()}
+    names = set(_parameters(observation))
     # clients train in training mode, where batch norm uses the statistics of the batch
     return SingleGradient(
-        observation.network.build(),
+        observation.network.build().to(device),
         {name: tensor for name, tensor in before.items() if name in names},
         {name: tensor for name, tensor in before.items() if name not in names},
         batch_statistics=True,

@@ -8,18 +8,19 @@ import json
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Reconstruction, prior_guess, restricted
+from attacks.base import Attack, Budget, Reconstruction, prior_guess, restricted
 from benchmark.artefacts import digest, source_digest
 from benchmark.experiment import AttackSpec
 from benchmark.metrics.pixel import to_eight_bit
 from benchmark.workspace import Workspace
+from federation.device import computing_on
 from federation.errors import DataError
 from federation.files import write_bytes, write_text
 from federation.messages import tensors_to_bytes
@@ -108,10 +109,13 @@ def run_attack(
     """
     attack = spec.build()
     seen = [restricted(history[index], attack.needs) for index in range(len(history))]
-    identifier = _identifier(spec, attack, seen, victims, seed, workspace.code.attacks)
+    identifier = _identifier(spec, attack, seen, victims, seed, workspace)
     directory = workspace.artefacts / "attacks" / identifier
     if not (directory / "result.json").is_file():
-        _run(spec, attack, seen, victims, seed, identifier).save(directory)
+        with computing_on(workspace.device):
+            budget = replace(spec.budget, device=workspace.device)
+            run = _run(attack, budget, seen, victims, seed, identifier)
+        run.save(directory)
     return AttackRun.load(directory)
 
 
@@ -123,8 +127,8 @@ def run_prior_guess(history: Sequence[Observation], victims: Sequence[Victim]) -
 
 
 def _run(
-    spec: AttackSpec,
     attack: Attack,
+    budget: Budget,
     seen: list[Observation],
     victims: Sequence[Victim],
     seed: int,
@@ -133,13 +137,14 @@ def _run(
     generator = torch_generator("attack", seed, attack.name)
     start = time.perf_counter()
     try:
-        found = attack.reconstruct(seen, victims, generator=generator, budget=spec.budget)
+        found = attack.reconstruct(seen, victims, generator=generator, budget=budget)
         seconds = time.perf_counter() - start
         _check(found, victims, seen)
         stored = _all_stored(found, seconds)
     except Exception as error:  # a crash is a row with its message, never a missing row
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # a full disk is no property of the attack
+        full_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full_disk or isinstance(error, torch.OutOfMemoryError):
+            raise  # this machine's want of room is no property of the attack
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
         return AttackRun(identifier, (), message)
@@ -187,17 +192,23 @@ def _named(tensors: Weights, prefix: str) -> Weights:
 
 
 def _identifier(
-    spec: AttackSpec, attack: Attack, seen: Sequence[Observation], victims: Sequence[Victim], seed: int, code: str
+    spec: AttackSpec,
+    attack: Attack,
+    seen: Sequence[Observation],
+    victims: Sequence[Victim],
+    seed: int,
+    workspace: Workspace,
 ) -> str:
     return digest(
         "attack run",
         spec.model_dump(mode="json", exclude={"name"}),
         attack.name,
         source_digest(type(attack)),
-        code,
+        workspace.code.attacks,
         seed,
         [vars(victim) for victim in victims],
         [_observation_digest(observation) for observation in seen],
+        *workspace.device_parts,
     )
 
 

@@ -14,7 +14,7 @@ from defenses.registry import build_defense
 from federation.partition import PARTITIONS
 from federation.tasks import find_task
 from federation.threat import Oracle, Position, parse_adversary
-from federation.training import LocalTraining
+from federation.training import LocalTraining, Precision
 
 LAST = "last"
 
@@ -23,7 +23,8 @@ class Algorithm(StrictModel):
     """FedAvg (McMahan 2016) or FedPAQ (Reisizadeh 2020), Algorithm 1 of each: K, C, B, E, eta, and who has which data.
 
     FedPAQ counts local training in steps, tau a round whatever the size of a client's data, and its clients send the
-    quantised difference to the round's global weights. Under FedAvg `steps` stops a client early.
+    quantised difference to the round's global weights. Under FedAvg `steps` stops a client early. `precision` is that of
+    local training.
     """
 
     name: Literal["fedavg", "fedpaq"] = "fedavg"
@@ -35,6 +36,7 @@ class Algorithm(StrictModel):
     steps: int | None = pydantic.Field(None, ge=1)
     learning_rate: float = pydantic.Field(gt=0)
     partition: dict[str, Any] = pydantic.Field({"kind": "iid"})
+    precision: Precision = "float32"
 
     @pydantic.field_validator("partition")
     @classmethod
@@ -54,18 +56,28 @@ class Algorithm(StrictModel):
             raise ValueError("fedpaq counts local training in steps (tau), not in epochs; leave epochs out")
         return self
 
+    @pydantic.model_serializer(mode="wrap")
+    def _float32_unsaid(self, serialise: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the usual precision: addresses and baselines from before there was another hold."""
+        content: dict[str, Any] = serialise(self)
+        if self.precision == "float32":
+            content.pop("precision", None)
+        return content
+
     @property
     def local(self) -> LocalTraining:
         """One client's training in one round."""
         epochs = None if self.name == "fedpaq" else self.epochs
-        return LocalTraining(self.batch_size, self.learning_rate, epochs, self.steps)
+        return LocalTraining(self.batch_size, self.learning_rate, epochs, self.steps, self.precision)
 
     @property
     def label(self) -> str:
-        """As tables name it: the algorithm, how the data is divided, K, C where not all take part, FedPAQ's tau."""
+        """As tables name it: the algorithm, how the data is divided, K, C where not all take part, FedPAQ's tau, and the
+        precision where it is not float32."""
         share = f" C={self.fraction:g}" if self.fraction < 1 else ""
         steps = f" tau={self.steps}" if self.name == "fedpaq" else ""
-        return f"{self.name} {self.partition['kind']} K={self.clients}{share}{steps}"
+        precision = f" {self.precision}" if self.precision != "float32" else ""
+        return f"{self.name} {self.partition['kind']} K={self.clients}{share}{steps}{precision}"
 
 
 class DefenseSpec(StrictModel):

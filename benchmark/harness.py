@@ -217,7 +217,7 @@ def _manifest(experiment: Experiment, workspace: Workspace, plans: Sequence[Trai
         versions=library_versions(),
         git_commit=commit,
         git_dirty=dirty,
-        hardware=hardware(),
+        hardware=hardware(workspace.device),
         datasets={workspace.dataset(plan.task).name: workspace.dataset(plan.task).sha256 for plan in plans},
         lpips_trunk=trunk,
     )

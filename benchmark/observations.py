@@ -103,7 +103,12 @@ class ObservedRounds(Sequence[Observation]):
             view=view,
             scheme=plan.defense.scheme() if adaptive else {},
             facts=TrainingFacts(
-                local.learning_rate, local.batch_size, local.epochs, local.step_count(counts[sender]), counts
+                local.learning_rate,
+                local.batch_size,
+                local.epochs,
+                local.step_count(counts[sender]),
+                counts,
+                precision=local.precision,
             ),
             network=plan.network,
             mean=dataset.mean,
@@ -123,7 +128,7 @@ class ObservedRounds(Sequence[Observation]):
         if self._kind == "probe":
             assert plan.victims.probe is not None, "asked for only where there are probes"
             cohort = dict.fromkeys([plan.clients[0], plan.colluder])
-            return dict.fromkeys(cohort, plan.victims.probe.batch), plan.victims.probe.local
+            return dict.fromkeys(cohort, plan.victims.probe.batch), plan.probe_training
         counts = {name: len(shard) for name, shard in zip(plan.clients, plan.shards, strict=True)}
         cohort_names = Transcript.load(plan.directory / f"{self._names[0]}.transcript").where(
             lambda envelope: envelope.phase == "upload"

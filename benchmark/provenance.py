@@ -9,6 +9,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from federation.device import CPU, gpus_of
+
 _RECORDED = (
     "keyhole",
     "torch",
@@ -51,9 +55,13 @@ def source_revision() -> tuple[str, bool]:
         return "unknown", False
 
 
-def hardware() -> dict[str, Any]:
-    """The processor's name, its cores, and the memory in bytes."""
-    return {"cpu": _processor(), "cores": os.cpu_count() or 1, "memory": _memory()}
+def hardware(device: str = CPU) -> dict[str, Any]:
+    """The processor's name, its cores, the memory in bytes, and where it is not the processor the device and its GPUs."""
+    found: dict[str, Any] = {"cpu": _processor(), "cores": os.cpu_count() or 1, "memory": _memory()}
+    if device == CPU:
+        return found
+    names = [torch.cuda.get_device_name(index) for index in gpus_of(device)]
+    return found | {"device": device, "gpu": ", ".join(names)}
 
 
 def _processor() -> str:

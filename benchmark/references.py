@@ -13,6 +13,7 @@ from benchmark.store import TrainingRow
 from benchmark.training_files import is_finished, load_row, save_row
 from benchmark.training_plan import TrainingPlan
 from benchmark.trainings import evaluation_columns
+from federation.device import computing_on
 from federation.normalisation import Normalisation
 from federation.seeds import torch_generator
 from federation.training import Evaluation, cross_entropy_gradients, evaluate, train_locally
@@ -42,18 +43,19 @@ def run_reference(plan: TrainingPlan, reference: Reference) -> TrainingRow:
     directory = plan.workspace.artefacts / "trainings" / identifier
     if not is_finished(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        save_row(_train(plan, reference, identifier), directory)
+        with computing_on(plan.workspace.device) as device:
+            save_row(_train(plan, reference, identifier, device), directory)
     return load_row(directory)
 
 
-def _train(plan: TrainingPlan, reference: Reference, identifier: str) -> TrainingRow:
+def _train(plan: TrainingPlan, reference: Reference, identifier: str, device: torch.device) -> TrainingRow:
     reset_peak_memory()
     dataset, algorithm = plan.workspace.dataset(plan.task), plan.algorithm
     private = plan.workspace.private(plan.task, "training", raw=plan.victims.raw)
     normalise = Normalisation(dataset.mean, dataset.deviation).apply
     groups = [torch.cat(plan.shards)] if reference == "centralised" else list(plan.shards)
     local = algorithm.local.repeated(algorithm.rounds)
-    test_pixels, model = normalise(dataset.test.pixels()), plan.network.build()
+    test_pixels, model = normalise(dataset.test.pixels()), plan.network.build().to(device)
     evaluations = []
     for index, rows in enumerate(groups):
         weights = train_locally(
@@ -85,6 +87,7 @@ def _train(plan: TrainingPlan, reference: Reference, identifier: str) -> Trainin
         bytes_down=0,
         key_bytes=0,
         plain_share=0.0,
+        seconds_keys=0.0,
         seconds_train=0.0,
         seconds_protect=0.0,
         seconds_aggregate=0.0,

@@ -9,13 +9,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from benchmark.attack_runs import AttackRun, StoredReconstruction
 from benchmark.metrics import pixel
 from benchmark.metrics.floors import CLASS_MEAN, GREY, MEAN, RANDOM, floors
 from benchmark.metrics.identification import Gallery, draw_gallery
+from benchmark.metrics.image_files import write_image
 from benchmark.metrics.matching import match
 from benchmark.metrics.perceptual import PerceptualMetric, Unavailable, load_lpips, load_st_lpips
 from benchmark.metrics.score import score_batch
@@ -25,7 +25,6 @@ from benchmark.training_files import Truth
 from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace
 from federation.datasets import LabelledImages
-from federation.files import atomic_write
 from federation.seeds import torch_generator
 from federation.threat import Victim
 
@@ -138,7 +137,5 @@ def _floor_psnr(plan: TrainingPlan, victim: Victim, truth: Truth, labels: Tensor
 def _write_png(workspace: Workspace, name: str, image: Tensor) -> str:
     """Write a uint8 [C, H, W] image and return its path relative to the run."""
     path = workspace.directory / "images" / name
-    array = image.permute(1, 2, 0).numpy()
-    with atomic_write(path) as temporary:
-        Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(temporary, format="PNG")
+    write_image(path, image)
     return str(path.relative_to(workspace.directory))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from federation.network import Network
 from federation.partition import partition
 from federation.seeds import numpy_generator, seed_for
 from federation.tasks import find_task
+from federation.training import LocalTraining
 from federation.weights import Weights
 
 
@@ -68,6 +69,7 @@ class TrainingPlan(Plan):
             self.workspace.code.trainings,
             self.stage_digests(),
             source_digest(self._model_builder),
+            *self.workspace.device_parts,
         )
 
     def check(self) -> None:
@@ -126,6 +128,13 @@ class TrainingPlan(Plan):
         labels = self.workspace.dataset(self.task).training.labels
         generator = numpy_generator("partition", self.seed)
         return partition(kind, labels, self.algorithm.clients, generator=generator, **options)
+
+    @property
+    def probe_training(self) -> LocalTraining:
+        """The victim's local training in a probe: in the regime of the probe and the precision of the federation."""
+        probe = self.victims.probe
+        assert probe is not None, "asked for only where there are probes"
+        return replace(probe.local, precision=self.algorithm.precision)
 
     def initial_weights(self) -> Weights:
         """The weights of round 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmark.training_plan import TrainingPlan
 from benchmark.victims import chosen_in_secret
 from defenses.base import Magnitudes
 from federation.datasets import LabelledImages
+from federation.device import computing_on
 from federation.files import write_bytes, write_text
 from federation.messages import Transcript, tensors_to_bytes
 from federation.normalisation import Normalisation
@@ -34,26 +36,30 @@ def run_training(plan: TrainingPlan) -> TrainingRow:
     """
     if not is_finished(plan.directory):
         plan.directory.mkdir(parents=True, exist_ok=True)
-        save_row(_Training(plan).run(), plan.directory)
+        with computing_on(plan.workspace.device) as device:
+            save_row(_Training(plan, device).run(), plan.directory)
     return load_row(plan.directory)
 
 
 class _Training:
     """The state of one training while it runs."""
 
-    def __init__(self, plan: TrainingPlan) -> None:
+    def __init__(self, plan: TrainingPlan, device: torch.device) -> None:
         self.plan = plan
         workspace, raw = plan.workspace, plan.victims.raw
         self.dataset = workspace.dataset(plan.task)
         self.private = workspace.private(plan.task, "training", raw=raw)
         self.normalise = Normalisation(self.dataset.mean, self.dataset.deviation).apply
-        self.model = plan.network.build()
+        self.model = plan.network.build().to(device)
         root = workspace.root.derive(*plan.parties_root())
+        begun = time.perf_counter()
         self.parties = plan.defense.parties(plan.network, plan.clients, root)
+        # parties come with the keys that they make for themselves
+        keys = time.perf_counter() - begun if self.parties.agent is not None else 0.0
         self.counts = {name: len(shard) for name, shard in zip(plan.clients, plan.shards, strict=True)}
         self.federation = Federation(self.parties, self.counts, seed=seed_for("rounds", plan.seed))
         self.traffic = Traffic()
-        self.seconds: dict[str, float] = {}
+        self.seconds = {"keys": keys}
         self.errors: list[float] = []
         self.bounds: list[float] = []
 
@@ -62,6 +68,7 @@ class _Training:
         plan, algorithm = self.plan, self.plan.algorithm
         start = self.federation.start(plan.initial_weights())
         self.keys = start.transcript.phase("keys")
+        self.seconds["keys"] += start.seconds.get("keys", 0.0)
         evaluations: list[Evaluation] = []
         expected: Weights | None = None
         for number in range(algorithm.rounds):
@@ -121,7 +128,7 @@ class _Training:
         for index, rows in enumerate(plan.probe_indices()):
             shards = {name: self._probe_shard(name, number, index, probe.batch) for name in cohort}
             shards[victim] = images.select(rows)
-            update = self._update_on(shards, probe.local, number, f"probe {index}")
+            update = self._update_on(shards, plan.probe_training, number, f"probe {index}")
             with federation.rehearsal(checkpoint):
                 record = federation.run_round(number, cohort, update, variant=1 + index)
                 released = federation.release(number, cohort)
@@ -198,6 +205,7 @@ class _Training:
             bytes_down=self.traffic.down_per_client_and_round,
             key_bytes=sum(envelope.size for envelope in self.keys if envelope.receiver == plan.clients[0]),
             plain_share=plan.defense.plain_share(plan.network),
+            seconds_keys=seconds("keys"),
             seconds_train=seconds("train"),
             seconds_protect=seconds("protect") + seconds("exchange"),
             seconds_aggregate=seconds("aggregate"),

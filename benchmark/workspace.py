@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmark.artefacts import Code
 from benchmark.victims import secretly_jittered
 from federation.datasets import Dataset, LabelledImages
+from federation.device import CPU, kind_of
 from federation.errors import UsageError
 from federation.secret_root import SecretRoot
 from federation.tasks import find_task
@@ -26,6 +27,7 @@ class Workspace:
         download: whether missing data sets may be fetched.
         lpips_trunk: AlexNet's trunk for LPIPS, if given.
         code: the code that the run began with.
+        device: where training and attacks compute, as `find_device` gives it.
     """
 
     directory: Path
@@ -34,6 +36,7 @@ class Workspace:
     download: bool = False
     lpips_trunk: Path | None = None
     code: Code = field(default_factory=Code.now)
+    device: str = CPU
 
     @property
     def root(self) -> SecretRoot:
@@ -44,6 +47,11 @@ class Workspace:
     def root_fingerprint(self) -> str:
         """Tells roots apart without telling anything about them."""
         return hashlib.sha256(self.root.derive("fingerprint").stream(32)).hexdigest()[:20]
+
+    @property
+    def device_parts(self) -> list[str]:
+        """What the device adds to the content address of a result: nothing on the processor, where addresses began."""
+        return [] if self.device == CPU else [kind_of(self.device)]
 
     @property
     def artefacts(self) -> Path:

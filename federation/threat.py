@@ -144,6 +144,7 @@ class Oracle(StrEnum):
     LABEL_ORDER = "label order"
     BATCH_STATISTICS = "batch-norm statistics"
     POSE = "pose"
+    INITIAL_MODEL = "initial model"
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class TrainingFacts:
         learning_rate, batch_size, epochs, steps: of the observed update; epochs is None where steps alone count.
         sample_counts: images per client.
         loss: the training loss by name.
+        precision: what a local step computes in.
     """
 
     learning_rate: float
@@ -162,6 +164,7 @@ class TrainingFacts:
     steps: int
     sample_counts: Mapping[str, int]
     loss: str = "cross-entropy"
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,8 @@ class Observation:
         network: the architecture, its layout, image shape and class count.
         mean, deviation: per channel, the normalisation that training applies to pixels in [0, 1].
         auxiliary: public images, for adaptive adversaries.
-        oracles: privileged facts by oracle, only where the experiment grants them.
+        oracles: privileged facts by oracle, only where the experiment grants them. The initial model's is its averaged
+            tensors, as `federation.weights.flatten` lays them out.
     """
 
     round: int

@@ -13,6 +13,7 @@ from benchmark.harness import run_experiment
 from benchmark.narrowing import narrowed
 from benchmark.store import RunTables, read_run
 from benchmark.workspace import Workspace, ensure_root, secret_root_beside
+from federation.device import CPU, find_device
 from federation.errors import UsageError
 from keyhole.progress import Quiet
 
@@ -30,6 +31,7 @@ def run(
     out: Path | str | None = None,
     fresh: bool = False,
     workers: int | None = None,
+    device: str = CPU,
     data_directory: Path | None = None,
     download: bool = False,
     lpips_trunk: Path | None = None,
@@ -46,7 +48,8 @@ def run(
         tasks, defenses, attacks, adversaries, seeds: narrow the experiment to these.
         out: the run's folder; by default runs/NAME.
         fresh: remove what an earlier run in that folder left.
-        workers: worker processes; by default one a core.
+        workers: worker processes; by default one a core, or one a GPU where these compute.
+        device: where training and attacks compute: "cpu", "cuda", "cuda:N", or "auto" for "cuda" where there is one.
         data_directory: where data sets that are not embedded stand.
         download: fetch missing data sets.
         lpips_trunk: AlexNet's trunk for LPIPS.
@@ -57,6 +60,7 @@ def run(
     Raises:
         KeyholeError: for anything that a person can mend, in one line.
     """
+    computing = find_device(device)
     loaded = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
     chosen = narrowed(loaded, tasks=tasks, defenses=defenses, attacks=attacks, adversaries=adversaries, seeds=seeds)
     directory = Path(out or Path("runs") / chosen.name).resolve()
@@ -66,12 +70,13 @@ def run(
         data_directory=data_directory,
         download=download,
         lpips_trunk=lpips_trunk,
+        device=computing,
     )
     if fresh:
         _clear(directory)
     directory.mkdir(parents=True, exist_ok=True)
     ensure_root(workspace.root_file)
-    with LocalEngine(workers) as engine, progress or Quiet() as told:
+    with LocalEngine(workers, computing) as engine, progress or Quiet() as told:
         if announce is not None:
             announce(chosen, workspace, engine.workers)
         run_experiment(chosen, workspace, progress=told, engine=engine)

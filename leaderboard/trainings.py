@@ -34,10 +34,13 @@ class TrainingSummary:
 
     @property
     def protection_share(self) -> float:
-        """Share of a round's seconds that the defense takes: protect, aggregate and recover."""
-        protection = sum(self.mean(f"seconds_{step}") for step in ("protect", "aggregate", "recover"))
+        """Share of a round's seconds that the defense takes: key handling, protect, aggregate and recover.
+
+        NaN in a run from before key handling was measured.
+        """
+        protection = sum(self.mean(f"seconds_{step}") for step in ("keys", "protect", "aggregate", "recover"))
         total = protection + self.mean("seconds_train")
-        return protection / total if total > 0 else 0.0
+        return 0.0 if total == 0 else protection / total
 
     @property
     def accuracy_by_round(self) -> npt.NDArray[np.float64]:

@@ -172,8 +172,10 @@ def run_in(offline: Offline) -> Runner:
         root: bytes = b"r" * 32,
         engine: Any = None,
         st_lpips: bool = False,
+        device: str = "cpu",
     ) -> RunTables:
-        workspace = Workspace(directory, directory.parent / f"{directory.name}-{root[:4].hex()}.root")
+        root_file = directory.parent / f"{directory.name}-{root[:4].hex()}.root"
+        workspace = Workspace(directory, root_file, device=device)
         SecretRoot(root).save(workspace.root_file)
         with pytest.MonkeyPatch.context() as patch:
             offline(patch)
@@ -208,7 +210,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, run_in: Runner, tiny_expe
     return TinyRun(tables, experiment, Workspace(directory, root_file))
 
 
-VARYING = ("seconds_train", "seconds_protect", "seconds_aggregate", "seconds_recover", "peak_memory_bytes", "seconds")
+VARYING = (
+    *("seconds_keys", "seconds_train", "seconds_protect", "seconds_aggregate", "seconds_recover"),
+    *("peak_memory_bytes", "seconds"),
+)
 
 
 @pytest.fixture(scope="session")

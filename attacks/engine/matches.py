@@ -32,6 +32,10 @@ class Matches:
     failed: Tensor
     signal: Tensor
 
+    def to(self, device: torch.device | str) -> Matches:
+        """The same on a device."""
+        return Matches(**{field.name: getattr(self, field.name).to(device) for field in fields(Matches)})
+
 
 def best_restart(matches: Matches, victims: int, restarts: int) -> Matches:
     """Of each victim's restarts, which follow each other, the one with the lowest own objective.

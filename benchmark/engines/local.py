@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Self, TypeVar
 
 import torch
 
+from federation.device import CPU, gpus_of
 from federation.errors import KeyholeError
 
 Result = TypeVar("Result")
@@ -22,17 +24,26 @@ Result = TypeVar("Result")
 class LocalEngine:
     """A pool of worker processes, started as jobs come and kept until the `with` block ends.
 
+    They are spawned, never forked: CUDA cannot be used in a process that was forked.
+
     Args:
-        workers: how many; by default one a core.
+        workers: how many; by default one a core, or one a GPU where jobs compute on these.
+        device: what jobs compute on. Under "cuda" the workers take the GPUs in turn.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or os.cpu_count() or 1
+    def __init__(self, workers: int | None = None, device: str = CPU) -> None:
+        self._gpus = gpus_of(device)
+        self.workers = workers or len(self._gpus) or os.cpu_count() or 1
 
     def __enter__(self) -> Self:
         self._others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_prepare_worker)
+        self._pool = ProcessPoolExecutor(
+            self.workers,
+            mp_context=context,
+            initializer=_prepare_worker,
+            initargs=(self._gpus, context.Value("i", 0)),
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,10 +72,19 @@ class LocalEngine:
             raise
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(gpus: Sequence[int], started: Synchronized[int]) -> None:
     torch.set_num_threads(1)
+    if gpus:
+        _take_gpu(gpus, started)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt reaches the parent too, which ends its workers
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _take_gpu(gpus: Sequence[int], started: Synchronized[int]) -> None:
+    """Make the next GPU in turn the current one of this process; `started` counts the workers that took one."""
+    with started.get_lock():
+        turn, started.value = started.value, started.value + 1
+    torch.cuda.set_device(gpus[turn % len(gpus)])
 
 
 def _end_with_parent(parent: int) -> None:

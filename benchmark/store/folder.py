@@ -180,14 +180,27 @@ def _read_table(run: Run, name: str, manifest: Manifest) -> pd.DataFrame:
             " versions are never mixed, run the experiment again"
         )
     expected = schema(ROWS[name])
+    table = _with_later_columns(table, expected)
     if not table.schema.equals(expected):
-        differing = sorted({item.name for item in set(table.schema) ^ set(expected)}) or ["their order"]
-        raise DataError(f"{path}: columns differ from those of {ROWS[name].__name__}: {', '.join(differing)}")
+        found, wanted = ({item.name: item for item in columns} for columns in (table.schema, expected))
+        shared = found.keys() & wanted.keys()
+        differing = sorted(found.keys() ^ wanted.keys() | {name for name in shared if found[name] != wanted[name]})
+        raise DataError(
+            f"{path}: columns differ from those of {ROWS[name].__name__}: {', '.join(differing) or 'their order'}"
+        )
     if _sha256(path) != manifest.tables.get(name):
         raise DataError(
             f"{path}: not the table that the manifest beside it names (SHA-256 differs); run again to repair it"
         )
     return _frame(table, ROWS[name])
+
+
+def _with_later_columns(table: pa.Table, expected: pa.Schema) -> pa.Table:
+    """The table with those columns that it is too old to have and that may be empty."""
+    for place, column in enumerate(expected):
+        if column.nullable and column.name not in table.column_names:
+            table = table.add_column(min(place, table.num_columns), column, pa.nulls(table.num_rows, column.type))
+    return table
 
 
 def _check(tables: RunTables) -> None:

@@ -1,7 +1,8 @@
 """The columns of the three result tables and of the manifest: the one place that names them.
 
 The Parquet schema is derived from the row classes. Every field is filled in every row unless its type allows None; a
-figure that does not apply to a row (bytes of a reference without federation, say) is 0.
+figure that does not apply to a row (bytes of a reference without federation, say) is 0. A column that may be empty is read
+as empty from an older table that lacks it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class TrainingRow:
     key_bytes: int
     plain_share: float
     """Share of the shared numbers that cross the wire in clear, 0..1."""
+    seconds_keys: float | None
+    """Key handling in one round: keys made, issued and taken, the first ones shared out over the rounds. None in tables
+    from before it was measured."""
     seconds_train: float
     seconds_protect: float
     seconds_aggregate: float
@@ -157,7 +161,7 @@ class Manifest:
     git_commit: str
     git_dirty: bool
     hardware: dict[str, Any]
-    """`cpu`, `cores`, `memory`."""
+    """`cpu`, `cores`, `memory`; where another device computed, `device` and its `gpu`."""
     datasets: dict[str, str]
     """Name to SHA-256."""
     lpips_trunk: str | None

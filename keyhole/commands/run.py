@@ -10,7 +10,9 @@ import typer
 
 from benchmark.estimate import estimated_seconds
 from benchmark.experiment import Experiment
+from benchmark.provenance import hardware
 from benchmark.workspace import Workspace
+from federation.device import CPU
 from federation.errors import UsageError
 from keyhole import api
 from keyhole.output import print_json, print_report, shown
@@ -41,7 +43,12 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on from what an earlier run finished, or begin anew.")
     ] = True,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.  [default: one a core]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes.  [default: one a core, or one a GPU]")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where training and attacks compute: cpu, cuda, cuda:N, or auto.", metavar="DEVICE")
+    ] = CPU,
     data_dir: Annotated[
         Path | None, typer.Option(envvar="KEYHOLE_DATA_DIR", help="Where mnist and cifar10 stand.")
     ] = None,
@@ -72,6 +79,7 @@ def run(
         out=out,
         fresh=not resume,
         workers=workers,
+        device=device,
         data_directory=data_dir,
         download=download,
         lpips_trunk=lpips_trunk,
@@ -90,6 +98,9 @@ def run(
 
 def _announce(experiment: Experiment, workspace: Workspace, workers: int) -> None:
     typer.echo(f"Experiment {experiment.name}: {experiment.preset}")
+    if workspace.device != CPU:  # the forecast measures the processor
+        typer.echo(f"Computes on {workspace.device} ({hardware(workspace.device)['gpu']}), {workers} at a time.")
+        return
     minutes = max(estimated_seconds(experiment, workspace, workers) / 60, 0.5)
     typer.echo(
         f"Takes about {minutes:.1f} min on this machine, encryption not counted; less where an earlier run got part of "

@@ -186,7 +186,7 @@ def _training_record(item: TrainingSummary) -> dict[str, Any]:
         # Nothing is sent or protected without federation: these stay empty instead of reading 0.
         return record
     means = ("bytes_up", "bytes_down", "key_bytes", "plain_share")
-    steps = ("seconds_protect", "seconds_aggregate", "seconds_recover")
+    steps = ("seconds_keys", "seconds_protect", "seconds_aggregate", "seconds_recover")
     return {
         **record,
         **{name: item.mean(name) for name in (*means, *steps)},

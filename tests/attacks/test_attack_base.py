@@ -27,7 +27,7 @@ from attacks.cosine import Cosine
 from attacks.dlg import DLG
 from federation.errors import UsageError
 from federation.messages import Envelope, Transcript
-from federation.threat import Auxiliary, Ciphertext, Nothing, Observation, SparseLayers, Victim
+from federation.threat import Auxiliary, Ciphertext, Nothing, Observation, Oracle, SparseLayers, Victim
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,26 @@ def seen(logistic_client: Any, pictures: Tensor) -> Observation:
 
 def test_no_need_is_missing_where_everything_is_there(seen: Observation) -> None:
     every = needing(*(set(Need) - {Need.SPARSE_LAYERS}))
-    assert missing_need(every, seen) is None
+    everything = replace(seen, oracles={Oracle.INITIAL_MODEL: torch.zeros(1)})
+    assert missing_need(every, everything) is None
     assert missing_need(Nobody(), seen) is None
 
 
 MODEL = "needs an update that can be evaluated as a model"
+
+
+@dataclass(frozen=True)
+class Particular(Nobody):
+    """Begins on some observations only, although its needs are met."""
+
+    def lacks(self, observation: Observation) -> str | None:
+        return "a later round" if observation.round == 0 else None
+
+
+def test_what_an_attack_itself_finds_wanting_is_named(seen: Observation) -> None:
+    assert missing_need(Particular(), seen) == "needs a later round"
+    assert missing_need(Particular(), replace(seen, round=1)) is None
+    assert missing_need(Particular, seen) is None, "only a built attack can look"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +96,7 @@ MODEL = "needs an update that can be evaluated as a model"
         (Need.SPARSE_LAYERS, {}, "needs sparse keyed layers (it reads something else)"),
         (Need.AUXILIARY, {"auxiliary": None}, "needs auxiliary images"),
         (Need.OWN_UPDATE, {"own_updates": {}}, "needs the update of a client that the position holds"),
+        (Need.INITIAL_MODEL, {}, "needs the initial weights"),
     ],
 )
 def test_a_missing_part_is_named(seen: Observation, need: Need, changes: dict[str, Any], message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ TRAINING = TrainingRow(
     bytes_down=1001,
     key_bytes=0,
     plain_share=1.0,
+    seconds_keys=0.05,
     seconds_train=1.5,
     seconds_protect=0.1,
     seconds_aggregate=0.1,
@@ -253,6 +255,21 @@ def test_the_table_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one/cells.parquet").write_bytes((tmp_path / "two/cells.parquet").read_bytes())
     with pytest.raises(DataError, match="not the table that the manifest beside it names"):
         read_run(tmp_path / "one")
+
+
+def test_a_column_that_may_be_empty_is_empty_in_a_table_from_before_it(tmp_path: Path) -> None:
+    path = write(tmp_path) / "trainings.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["seconds_keys"]), path)
+    edit_manifest(
+        tmp_path, tables={**read_manifest(tmp_path).tables, "trainings": sha256(path.read_bytes()).hexdigest()}
+    )
+    trainings = read_run(tmp_path).trainings
+    assert list(trainings.columns) == [item.name for item in dataclasses.fields(TrainingRow)]
+    assert trainings["seconds_keys"].dtype == float
+    assert trainings["seconds_keys"].isna().all()
+    pq.write_table(pq.read_table(path).drop_columns(["seconds_train"]), path)
+    with pytest.raises(DataError, match="columns differ from those of TrainingRow: seconds_train"):
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize(

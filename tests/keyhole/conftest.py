@@ -69,7 +69,7 @@ class Serial:
     def __init__(self, engine: Any) -> None:
         self._engine, self.workers = engine, 1
 
-    def __call__(self, workers: int | None = None) -> Serial:
+    def __call__(self, workers: int | None = None, device: str = "cpu") -> Serial:
         return self
 
     def __enter__(self) -> Serial:

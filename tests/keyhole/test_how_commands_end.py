@@ -38,6 +38,8 @@ OneLine = Callable[..., str]
         (["smoke", "--attack", "missing.py:Attack"], ["missing.py", "does not exist"]),
         (["smoke", "--adversary", "sever/adaptive"], ["sever/adaptive", "server/adaptive"]),
         (["smoke", "--seed", "1", "--seed", "1"], ["seeds", "twice"]),
+        (["smoke", "--device", "cuda:99"], ["device 'cuda:99' is not here", "devices of this machine: cpu"]),
+        (["smoke", "--device", "gpu"], ["device 'gpu'", "auto, cpu, cuda and cuda:N"]),
         (["missing.yaml"], ["missing.yaml", "not a readable experiment"]),
         (["smoke", "--lpips-trunk", "missing.pth"], ["missing.pth", "does not exist"]),
     ],

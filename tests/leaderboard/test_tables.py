@@ -26,7 +26,7 @@ from leaderboard.tables import (
     markdown_text,
     training_tables,
 )
-from leaderboard.tables.model import decibel, duration, percent, points, scientific, size, text
+from leaderboard.tables.model import MISSING, decibel, duration, percent, points, scientific, size, text
 from leaderboard.trainings import summarise_trainings
 
 HOSTILE = "[bold]a|b`c`<script>\\x_{}$&\n\x1b[31m*"
@@ -135,6 +135,21 @@ def test_costs_are_empty_where_there_is_no_federation(usual_folder: Path) -> Non
     assert found["plain"]["accuracy_difference"] is None
     assert found["keynet+qsgd"]["accuracy_difference"].high < 0
     assert found["centralised (reference)"]["accuracy_difference"].low > 0
+
+
+def test_key_handling_is_part_of_the_share_and_unknown_in_older_runs(make_run: Any, tmp_path: Path) -> None:
+    builder = make_run()
+    builder.train("plain")
+    builder.train("paillier", seconds_keys=2.0, seconds_protect=1.0, seconds_aggregate=0.5, seconds_recover=0.5)
+    builder.train("keynet", seconds_keys=None)
+    (table,) = training_tables(summarise_trainings(read_run(builder.write(tmp_path))))
+    found = {record["training"]: record for record in table.records}
+    assert found["paillier"]["seconds_keys"] == 2
+    assert found["paillier"]["protection_share"] == pytest.approx(4 / 7)
+    assert found["plain"]["protection_share"] == pytest.approx(0.025 / 3.025)
+    assert np.isnan(found["keynet"]["protection_share"])
+    shown = {column.name: column.show(found["keynet"].get(column.name)) for column in table.columns}
+    assert shown["seconds_keys"] == shown["protection_share"] == MISSING
 
 
 def test_an_error_beyond_the_stated_one_is_noted(make_run: Any, tmp_path: Path) -> None:
