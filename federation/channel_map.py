@@ -7,7 +7,7 @@ vectors of the batch norm behind it, the inputs of the layers that read them, an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from scipy.cluster.hierarchy import DisjointSet
@@ -18,6 +18,19 @@ Role: TypeAlias = Literal["input", "hidden", "output"]
 
 POSITIVELY_HOMOGENEOUS = frozenset({"relu", "leaky_relu", "max_pool"})
 """Operations f with f(d x) = d f(x) for every gain d > 0 of a channel."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A node of the graph whose operation, other than a linear one, the values of a space pass channel by channel.
+
+    Attributes:
+        operation: its name, as in PyTorch.
+        place: where the node stands, see `TracedNetwork.place`.
+    """
+
+    operation: str
+    place: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,8 @@ class ChannelSpace:
         blocks: the equal runs of consecutive channels that must stay together (1: the channels may be permuted freely),
             because a grouped convolution reads or writes them.
         block_family: spaces of one family share the order of their blocks; None where `blocks` is 1.
+        passages: the nodes behind `activations`, in the order of execution.
+        origins: where the nodes stand that begin it, see `TracedNetwork.place`.
     """
 
     index: int
@@ -40,6 +55,8 @@ class ChannelSpace:
     activations: frozenset[str]
     blocks: int = 1
     block_family: int | None = None
+    passages: tuple[Passage, ...] = field(default=(), compare=False)
+    origins: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def commutes_with_gains(self) -> bool:
@@ -89,14 +106,16 @@ class SpaceSolver:
         self._sizes: list[int] = []
         self._joined: DisjointSet = DisjointSet()
         self._families: DisjointSet = DisjointSet()
-        self._activations: list[tuple[int, str]] = []
+        self._origins: list[str] = []
+        self._passages: list[tuple[int, Passage]] = []
         self._blocks: list[tuple[int, int, str]] = []
         self._axes: dict[str, TensorAxes] = {}
 
-    def add(self, size: int) -> int:
-        """A new space of `size` channels."""
+    def add(self, size: int, origin: str) -> int:
+        """A new space of `size` channels, begun by the node that stands at `origin`."""
         space = len(self._sizes)
         self._sizes.append(size)
+        self._origins.append(origin)
         self._joined.add(space)
         return space
 
@@ -109,9 +128,9 @@ class SpaceSolver:
         assert self._sizes[one] == self._sizes[other], "only spaces of one size can be the same"
         self._joined.merge(one, other)
 
-    def pass_through(self, space: int, activation: str) -> None:
+    def pass_through(self, space: int, passage: Passage) -> None:
         """Values of `space` pass an operation that is not linear."""
-        self._activations.append((space, activation))
+        self._passages.append((space, passage))
 
     def link_groups(self, in_space: int, out_space: int, groups: int, layer: str) -> None:
         """A grouped convolution reads one and writes the other: groups move as a whole, in the same order in both."""
@@ -146,9 +165,13 @@ class SpaceSolver:
                 role = "output"
             if index == index_of[input_space]:
                 role = "input"
-            activations = frozenset(name for space, name in self._activations if index_of[space] == index)
+            passages = tuple(passage for space, passage in self._passages if index_of[space] == index)
+            origins = tuple(place for space, place in enumerate(self._origins) if index_of[space] == index)
+            activations = frozenset(passage.operation for passage in passages)
             family_index = None if family is None else family_number[family]
-            spaces.append(ChannelSpace(index, self._sizes[root], role, activations, count, family_index))
+            spaces.append(
+                ChannelSpace(index, self._sizes[root], role, activations, count, family_index, passages, origins)
+            )
 
         def renumber(space: int | None) -> int | None:
             return None if space is None else index_of[space]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.fx
 from torch import nn
 
-from federation.channel_map import ChannelMap, ChannelSpace, SpaceSolver, TensorAxes
+from federation.channel_map import ChannelMap, ChannelSpace, Passage, SpaceSolver, TensorAxes
 from federation.errors import UsageError
 from federation.tracing import TracedNetwork
 
@@ -92,7 +92,7 @@ class _Walk:
             if node.op == "get_attr" or (node.op != "output" and node not in self._shapes):
                 continue  # numbers, sizes and constants have no channels
             if node.op == "placeholder":
-                image = self._solver.add(self._shapes[node][1])
+                image = self._begin(node, self._shapes[node][1])
                 self._channels[node] = _Channels(image)
             elif node.op == "output":
                 assert image is not None, "a graph begins with its placeholders, and the network ran on an image"
@@ -118,9 +118,9 @@ class _Walk:
         assert isinstance(layer, nn.Conv2d)
         if len(self._shapes[node]) != 4:
             raise self._network.refusal(node, "a convolution of something else than a batch of feature maps")
-        out = self._solver.add(layer.out_channels)
+        out = self._begin(node, layer.out_channels)
         if layer.groups > 1:
-            self._solver.link_groups(source.space, out, layer.groups, f"convolution {str(node.target)!r}")
+            self._solver.link_groups(source.space, out, layer.groups, self._network.place(node))
         self._declare(node, TensorAxes(out, source.space, groups=layer.groups))
         return _Channels(out)
 
@@ -131,7 +131,7 @@ class _Walk:
             raise self._network.refusal(
                 node, "a linear layer needs one vector an image; flatten the feature maps first"
             )
-        out = self._solver.add(layer.out_features)
+        out = self._begin(node, layer.out_features)
         self._declare(node, TensorAxes(out, source.space, source.expansion))
         return _Channels(out)
 
@@ -139,7 +139,7 @@ class _Walk:
         source = self._source(node, node.args[0])
         if source.expansion != 1:
             raise self._network.refusal(node, "batch norm over flattened feature maps; put it before the flatten")
-        self._solver.pass_through(source.space, operation)
+        self._pass_through(node, source, operation)
         self._declare(node, TensorAxes(source.space))
         return source
 
@@ -159,7 +159,7 @@ class _Walk:
 
     def _activation(self, node: torch.fx.Node, operation: str) -> _Channels:
         source = self._elementwise(node, operation)
-        self._solver.pass_through(source.space, operation)
+        self._pass_through(node, source, operation)
         return source
 
     def _pool(self, node: torch.fx.Node, operation: str) -> _Channels:
@@ -171,7 +171,7 @@ class _Walk:
 
     def _max_pool(self, node: torch.fx.Node, operation: str) -> _Channels:
         source = self._pool(node, operation)
-        self._solver.pass_through(source.space, "max_pool")
+        self._pass_through(node, source, "max_pool")
         return source
 
     def _mean(self, node: torch.fx.Node, _: str) -> _Channels:
@@ -210,8 +210,16 @@ class _Walk:
         if isinstance(left, int | float):
             return self._source(node, right)
         product = self._sum(node, operation)
-        self._solver.pass_through(product.space, operation)
+        self._pass_through(node, product, operation)
         return product
+
+    def _begin(self, node: torch.fx.Node, size: int) -> int:
+        """The new space that the node's results lie in."""
+        return self._solver.add(size, self._network.place(node))
+
+    def _pass_through(self, node: torch.fx.Node, channels: _Channels, operation: str) -> None:
+        """Note that the channels pass an operation that is not linear."""
+        self._solver.pass_through(channels.space, Passage(operation, self._network.place(node)))
 
     def _source(self, node: torch.fx.Node, argument: object) -> _Channels:
         """The channels of an argument of `node`."""

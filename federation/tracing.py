@@ -77,11 +77,17 @@ class TracedNetwork:
         name = name.rstrip("_")
         return _IN_PLACE_OPERATORS.get(name, name)
 
+    def place(self, node: torch.fx.Node) -> str:
+        """Where a node stands, for a person: its name in the graph, and the path of its layer or of who calls it."""
+        if node.op == "call_module":
+            return f"layer {str(node.target)!r} ({type(self.module(node)).__name__}), node {node.name!r}"
+        callers = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        caller = f"module {callers[-1]!r}" if callers else "the network's own forward"
+        return f"node {node.name!r} ({self.operation(node) or node.target} in {caller})"
+
     def refusal(self, node: torch.fx.Node, reason: str) -> UsageError:
         """The error that names the node."""
-        if node.op == "call_module":
-            return UsageError(f"layer {str(node.target)!r} ({type(self.module(node)).__name__}): {reason}")
-        return UsageError(f"node {node.name!r} of the network's graph: {reason}")
+        return UsageError(f"{self.place(node)}: {reason}")
 
 
 def _shapes(traced: torch.fx.GraphModule, image_shape: Sequence[int]) -> dict[torch.fx.Node, torch.Size]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from benchmark.audit.chosen import CLIENTS, ChosenFederation, chosen, spread_weights
 from benchmark.audit.shortcut import AuditResult, earned_shortcut
+from benchmark.audit.sparse_reading import read_as_plain
 from defenses.base import Claim, Defense
 from federation.network import Network
 from federation.protocol import Phase, RoundRecord
 from federation.secret_root import SecretRoot
 from federation.seeds import torch_generator
-from federation.threat import Ciphertext, PlainModel, Position, View
+from federation.threat import Ciphertext, PlainModel, Position, SparseLayers, View
 from federation.weights import Weights
 
 DRAWS = 4
@@ -33,6 +36,7 @@ class TensorFinding:
 class _Seen:
     """One round of chosen weights: the truth, and what those make of the wire who hold a key and who do not."""
 
+    network: Network
     record: RoundRecord
     outsiders: Mapping[Position, View]
     key_holder: View
@@ -48,10 +52,11 @@ def audit_claims(defense: Defense, network: Network, root: SecretRoot) -> list[T
     """Hold every tensor of an upload to the defense's claim.
 
     The clients send what they recovered plus a small update, in place of trained weights, so that the defense's stated
-    error is small against the weights. Within that error:
+    error is small against the weights. Sparse layers are read as if no key were there, see `sparse_reading`. Within that
+    error:
 
     - PLAIN: the server and the eavesdropper, without a key, read every client's true values in their places (or, beside
-      ciphertext, the tensor's very bytes stand in the upload);
+      ciphertext or sparse layers, the tensor's very bytes stand in the upload);
     - TRANSFORMED: what they read differs from the truth at more than half of the places, under one of `DRAWS` keys,
       they are told so (`hidden_by`), and whoever holds a client's key reads the truth;
     - HIDDEN: they have ciphertext, the ciphertext shortcut is earned, and whoever holds the key reads the truth.
@@ -89,6 +94,7 @@ def _play(defense: Defense, network: Network, root: SecretRoot) -> _Seen:
         choices[client] = chosen({name: tensor + update[name] for name, tensor in initial.items()})
     record = federation.play(0, choices)
     return _Seen(
+        network,
         record,
         {position: federation.view(record, position) for position in (Position.SERVER, Position.EAVESDROPPER)},
         federation.view(record, Position.COLLUSION),
@@ -107,8 +113,9 @@ def _fault(name: str, claim: Claim, seen: _Seen, shortcut: AuditResult | None) -
 
 def _fault_of_plain(name: str, seen: _Seen) -> str | None:
     for position, view in seen.outsiders.items():
-        if isinstance(view, PlainModel):
-            if _places_off(name, seen, view) != 0:
+        off = _places_off(name, seen, view)
+        if off is not None:
+            if off != 0:
                 return f"the {position} does not read the true values"
         elif not _stands_in_uploads(name, seen.record):
             return f"neither the view of the {position} nor the bytes of the uploads show it"
@@ -120,7 +127,7 @@ def _fault_of_transformed(name: str, seen: _Seen) -> str | None:
         off = _places_off(name, seen, view)
         if off is not None and off <= 0.5:
             return f"the {position} reads {1 - off:.0%} of the values in their places"
-        if isinstance(view, PlainModel) and not view.hidden_by:
+        if isinstance(view, PlainModel | SparseLayers) and not view.hidden_by:
             return f"the {position} is not told by which scheme it is hidden"
     return None
 
@@ -135,17 +142,27 @@ def _fault_of_hidden(seen: _Seen, shortcut: AuditResult | None) -> str | None:
 
 
 def _places_off(name: str, seen: _Seen, view: View) -> float | None:
-    """The largest share, over clients, of values that a view does not have in their places; None for no such view."""
-    if not isinstance(view, PlainModel):
+    """The largest share, over clients, of values that a view does not have in their places; None for no such values."""
+    if not isinstance(view, PlainModel | SparseLayers):
         return None
     shares = []
     for client, weights in seen.truth.items():
         if client not in view.after:
             return 1.0
-        truth, read = weights[name], view.after[client][name]
+        truth, read = weights[name], _values(name, view, client, seen.network)
+        if read is None:
+            return None
         tolerance = seen.tolerance if truth.is_floating_point() else 0.0
-        shares.append(float(((read.double() - truth.double()).abs() > tolerance).double().mean()))
+        within = (read.double() - truth.double()).abs() <= tolerance  # False for what is no number
+        shares.append(1 - float(within.double().mean()))
     return max(shares)
+
+
+def _values(name: str, view: PlainModel | SparseLayers, client: str, network: Network) -> Tensor | None:
+    """A tensor of a client's contribution as the view shows it; None for one that sparse layers have no place for."""
+    if isinstance(view, PlainModel):
+        return view.after[client][name]
+    return read_as_plain(view.after[client], network).get(name)
 
 
 def _stands_in_uploads(name: str, record: RoundRecord) -> bool:

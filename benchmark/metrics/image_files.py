@@ -1,4 +1,4 @@
-"""Reading stored images and pairing two folders of them by file name."""
+"""Images as files: writing and reading them, and pairing two folders of them by file name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from federation.errors import DataError
+from federation.files import atomic_write
 
 SUFFIXES = frozenset({".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 GREY_MODES = frozenset({"1", "L"})
@@ -24,6 +25,13 @@ class ImagePair(NamedTuple):
     name: str
     original: Path
     reconstruction: Path
+
+
+def write_image(path: Path, image: Tensor) -> None:
+    """Write an image, uint8 [C, H, W] with one channel or three, as PNG: to a temporary name, and renamed."""
+    array = image.permute(1, 2, 0).numpy()
+    with atomic_write(path) as temporary:
+        Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(temporary, format="PNG")
 
 
 def read_image(path: Path) -> Tensor:

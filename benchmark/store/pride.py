@@ -5,19 +5,16 @@ The row classes are the schema; what is read back is checked against them.
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
-
-from benchmark.store.rows import EVALUATOR_VERSION, Manifest
+from benchmark.store.documents import FILE, Deviation, check_inside, read_document, write_document
+from benchmark.store.rows import Manifest
 from federation.errors import DataError
-from federation.files import write_text
 
-FILE = "result.json"
+COMMAND = "keyhole reproduce pride"
 
 Column = Literal["printed", "coded", "coded-1e-7", "sound"]
 """As the paper prints it; as its code computes it, with `precision=7`; the same with the precision that was meant;
@@ -119,15 +116,6 @@ class KeyLength:
 
 
 @dataclass(frozen=True)
-class Deviation:
-    """Where the paper's procedure changes a figure."""
-
-    what: str
-    effect: str
-    """Measured here."""
-
-
-@dataclass(frozen=True)
 class PrideSetting:
     """What was divided among whom."""
 
@@ -188,13 +176,7 @@ class PrideResult:
 
 def write_pride(directory: Path, result: PrideResult) -> Path:
     """Write `result.json`; raises DataError where a number is not finite, since JSON has no word for it."""
-    try:
-        text = json.dumps(asdict(result), indent=1, allow_nan=False)
-    except ValueError as error:
-        raise DataError(f"a figure of the reproduction is not a finite number ({error})") from error
-    path = directory / FILE
-    write_text(path, text + "\n")
-    return path
+    return write_document(directory, result)
 
 
 def read_pride(directory: Path) -> PrideResult:
@@ -203,21 +185,9 @@ def read_pride(directory: Path) -> PrideResult:
     Raises:
         DataError: missing or malformed, of another evaluator version, or naming an image outside the folder.
     """
-    path = directory / FILE
-    if not path.is_file():
-        raise DataError(f"{directory}: no {FILE}; give the folder that `keyhole reproduce pride` wrote")
-    try:
-        result = TypeAdapter(PrideResult).validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(f"{path}: not a result of `keyhole reproduce pride`: {place}: {first['msg']}") from error
-    if result.manifest.evaluator_version != EVALUATOR_VERSION:
-        raise DataError(
-            f"{path}: figures of evaluator version {result.manifest.evaluator_version}, this is {EVALUATOR_VERSION};"
-            " run the command again with --fresh"
-        )
-    _check(result, path)
+    result = read_document(directory, PrideResult, COMMAND)
+    _check(result, directory / FILE)
+    check_inside(directory, [name for picture in result.pictures for name in (picture.original, picture.shown)])
     return result
 
 
@@ -233,8 +203,3 @@ def _check(result: PrideResult, path: Path) -> None:
     values = [row.value for row in result.adversaries] + [picture.psnr for picture in result.pictures]
     if not all(map(math.isfinite, values)):
         raise DataError(f"{path}: a measured value is not finite")
-    folder = path.parent.resolve()
-    for picture in result.pictures:
-        for name in (picture.original, picture.shown):
-            if not (folder / name).resolve().is_relative_to(folder):
-                raise DataError(f"{path}: image {name!r} lies outside the folder")

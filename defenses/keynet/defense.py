@@ -102,10 +102,9 @@ class KeyNet(Transform):
         """Raise UsageError where the network's graph cannot carry channel keys, or a space is too wide to be mixed."""
         for space in network.channels.spaces:  # tracing raises what is wrong with the graph
             if self.policy.kind_of(space) != "monomial" and space.size > WIDEST:
-                tensors = [name for name, axes in network.channels.axes.items() if axes.out_space == space.index]
                 raise UsageError(
-                    f"keynet: {self.kind} keys mix up to {WIDEST} channels, tensor {tensors[0]!r} has {space.size}; "
-                    "use monomial keys, or a narrower layer"
+                    f"keynet: {space.origins[0]}: {self.kind} keys mix up to {WIDEST} channels, these outputs have "
+                    f"{space.size}; use monomial keys, or a narrower layer"
                 )
 
     def key_epoch(self, round_number: int) -> int:
@@ -147,12 +146,20 @@ class KeyNet(Transform):
         if self.publish_key:
             return 1.0
         if self.kind == "orthogonal":
-            return KeyPolicy(self._largest_gain, kind="orthogonal").growth
+            return self._products_of_orthogonal_keys.growth
         return self.policy.growth ** (2 if self.rekeys else 1)
 
     @property
-    def _largest_gain(self) -> float:
-        return self.gain_range ** (2 if self.rekeys else 1)
+    def _rounding_growth(self) -> float:
+        """See `KeyPolicy.rounding_growth`, for the products of keys that values meet."""
+        if self.kind == "orthogonal":
+            return self._products_of_orthogonal_keys.rounding_growth
+        return self.policy.rounding_growth ** (2 if self.rekeys else 1)
+
+    @property
+    def _products_of_orthogonal_keys(self) -> KeyPolicy:
+        """The product of two orthogonal keys is one as well, and uniform; only gains multiply."""
+        return KeyPolicy(self.gain_range ** (2 if self.rekeys else 1), kind="orthogonal")
 
     def stated_error(self, magnitudes: Magnitudes) -> float:
         """What the rounding of keyed weights to float32 adds, relative to the largest weight; 0 for permutations.
@@ -164,14 +171,14 @@ class KeyNet(Transform):
           server agree on a factor to 3 u each (two gains and their product are rounded to float32); in the simplest
           case it is the very same factor, which cancels: 2 u; with all four steps of re-keying (4 + 4 * 3) u.
         - Keys that mix: a keyed value is up to `amplification` times the largest weight, and its rounding comes back
-          as much larger again.
+          grown, see `KeyPolicy.rounding_growth`.
         """
         if self.publish_key or (self.kind == "monomial" and self.gain_range == 1):
             return 0.0
         if self.kind == "monomial":
             return magnitudes.weights * (16 * ROUNDING if self.rekeys else GAIN_ERROR)
         roundings = 3 if self.rekeys else 1
-        return magnitudes.weights * ROUNDING * (1 + 2**-10) * (1 + roundings * self.amplification**2)
+        return magnitudes.weights * ROUNDING * (1 + 2**-10) * (1 + roundings * self._rounding_growth)
 
     def leaky_twin(self) -> KeyNet:
         """Identity keys, published."""

@@ -11,32 +11,41 @@ from dataclasses import dataclass
 from defenses.keynet.policy import KeyKind, KeyPolicy
 from federation.channel_map import POSITIVELY_HOMOGENEOUS
 from federation.channels import ChannelMap, ChannelSpace
+from federation.errors import UsageError
 
+_PERMUTATIONS = "use permutations alone (gain_range 1)"
 _INSTEAD = {
     "batch_norm": "fold it into the convolution before it, or use permutations alone (gain_range 1)",
     "relu6": "use ReLU, or permutations alone (gain_range 1)",
+}
+_INSTEAD_OF_MIXING = {
+    "max_pool": "use average pooling, or monomial keys",
+    **dict.fromkeys(POSITIVELY_HOMOGENEOUS - {"max_pool"}, "use monomial keys"),
 }
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """One operation that the keys of its channels do not pass.
+    """One node of the graph that the keys of its channels do not pass.
 
     Attributes:
         operation: its name, as in PyTorch.
+        place: where the node stands: its name, and the path of its layer.
         layers: the layers whose outputs it gets, or that have tensors in its channel space.
         kind: the kind of key there.
         instead: what would do.
     """
 
     operation: str
+    place: str
     layers: tuple[str, ...]
     kind: KeyKind
     instead: str
 
     def __str__(self) -> str:
         keys = "gains" if self.kind == "monomial" else f"{self.kind} keys"
-        return f"{self.operation} on the outputs of {', '.join(self.layers)}: {keys} do not pass it; {self.instead}"
+        of = f" of {', '.join(self.layers)}" if self.layers else ""
+        return f"{self.place}: {keys} on the outputs{of} do not pass {self.operation}; {self.instead}"
 
 
 def obstacles(channel_map: ChannelMap, policy: KeyPolicy) -> list[Obstacle]:
@@ -47,10 +56,25 @@ def obstacles(channel_map: ChannelMap, policy: KeyPolicy) -> list[Obstacle]:
     batch norm whose running variance is keyed as A v. Keys that mix channels pass nothing but what is linear.
     """
     return [
-        Obstacle(operation, _layers(channel_map, space), policy.kind_of(space), _instead(operation, policy, space))
+        Obstacle(
+            passage.operation,
+            passage.place,
+            _layers(channel_map, space),
+            policy.kind_of(space),
+            _instead(passage.operation, policy, space),
+        )
         for space in channel_map.spaces
-        for operation in sorted(_blocking(space, policy))
+        for passage in space.passages
+        if passage.operation in _blocking(space, policy)
     ]
+
+
+def check_equivalent(channel_map: ChannelMap, policy: KeyPolicy) -> None:
+    """Raise UsageError, naming the first node and what would do, where keys of this policy change the function."""
+    found = obstacles(channel_map, policy)
+    if found:
+        more = f"; it is the first of {len(found)} such nodes" if len(found) > 1 else ""
+        raise UsageError(f"{found[0]}{more}")
 
 
 def _blocking(space: ChannelSpace, policy: KeyPolicy) -> frozenset[str]:
@@ -62,9 +86,8 @@ def _blocking(space: ChannelSpace, policy: KeyPolicy) -> frozenset[str]:
 
 def _instead(operation: str, policy: KeyPolicy, space: ChannelSpace) -> str:
     if policy.kind_of(space) != "monomial":
-        passes = "monomial keys" if operation in POSITIVELY_HOMOGENEOUS else "permutations alone (gain_range 1)"
-        return f"use {passes}"
-    return _INSTEAD.get(operation, "use permutations alone (gain_range 1)")
+        return _INSTEAD_OF_MIXING.get(operation, _PERMUTATIONS)
+    return _INSTEAD.get(operation, _PERMUTATIONS)
 
 
 def _layers(channel_map: ChannelMap, space: ChannelSpace) -> tuple[str, ...]:

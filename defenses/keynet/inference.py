@@ -3,7 +3,8 @@
 With an image x sent as A_0 [x; 1] and layer i as What_i = A_i W_i A_{i-1}^-1, every product yields A_i [y_i; 1]: whoever
 runs the network holds neither images nor weights, and only the key of the results opens the results. What stands
 between the matrices has to commute with the keys: ReLU with positive monomial ones, other activations with permutations,
-sums with any key that both terms have.
+sums with any linear key that both terms have. Offsets commute with nothing; they go where matrices alone read them: the
+image.
 """
 
 from __future__ import annotations
@@ -16,17 +17,16 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from defenses.keynet.pixel import PixelKey
-from defenses.keynet.pixel_transform import SparseKeying
+from defenses.keynet.space_key import SpaceKey
 from federation.channel_map import POSITIVELY_HOMOGENEOUS
 from federation.errors import UsageError
 from federation.toeplitz import Elementwise, Linear, Opaque, Step, Sum, ToeplitzNetwork
 from federation.toeplitz.layout import Floats
 
-_LINEAR = frozenset({"identity", "scale"})
+_LINEAR = frozenset({"scale", "sum"})
 
 
-def encrypt_images(images: Tensor, key: PixelKey) -> Floats:
+def encrypt_images(images: Tensor, key: SpaceKey) -> Floats:
     """Keyed images, A_0 [x; 1] for each.
 
     Args:
@@ -46,14 +46,14 @@ def encrypt_images(images: Tensor, key: PixelKey) -> Floats:
     return np.asarray((key.matrix @ with_one.T).T)
 
 
-def decrypt_outputs(outputs: Floats, key: PixelKey) -> Tensor:
+def decrypt_outputs(outputs: Floats, key: SpaceKey) -> Tensor:
     """The plain results, float64 [N, results], from keyed ones [N, results + 1]; `key` is that of the output space."""
     if outputs.shape[1] != key.size + 1:
         raise UsageError(f"results of {outputs.shape[1] - 1} values do not fit a key of {key.size}")
     return torch.from_numpy(np.asarray((key.inverse @ outputs.T).T)[:, :-1].copy())
 
 
-def check_keys(network: ToeplitzNetwork, keys: Sequence[PixelKey]) -> None:
+def check_keys(network: ToeplitzNetwork, keys: Sequence[SpaceKey]) -> None:
     """Raise UsageError, naming the node, for the first step that does not commute with the keys of its spaces.
 
     Args:
@@ -69,18 +69,31 @@ def check_keys(network: ToeplitzNetwork, keys: Sequence[PixelKey]) -> None:
             raise step.refusal(reason)
 
 
-def _obstacle(step: Step, key: PixelKey) -> str | None:
+def _obstacle(step: Step, key: SpaceKey) -> str | None:
     """Why the step does not commute with the key of its result, and what would do."""
     if isinstance(step, Opaque):
         if "max_pool" in step.operation:
             return f"{step.operation}: pixel keys split its windows; use average pooling, or channel keys (keynet)"
-        return f"no pixel key can be carried through {step.operation}"
-    if not isinstance(step, Elementwise) or step.operation in _LINEAR:
+        return (
+            f"no pixel key can be carried through {step.operation}; use convolutions, linear layers, batch norm, average "
+            "pooling, elementwise activations and sums, or run this part on opened results"
+        )
+    if isinstance(step, Linear):
+        return None
+    operation = step.operation if isinstance(step, Elementwise) else "sum"
+    if operation == "identity":
+        return None
+    if key.has_offsets:
+        return (
+            f"{operation}: offsets do not commute with it; use a key without offsets there (offset_range 0), or put a "
+            "linear layer before it"
+        )
+    if operation in _LINEAR:
         return None
     if not key.is_monomial:
-        return f"{step.operation}: a key that mixes entries (alpha > 1) does not commute with it; alpha 1 only"
-    if step.operation not in POSITIVELY_HOMOGENEOUS and not key.is_permutation:
-        return f"{step.operation}: gains do not commute with it; permutation keys only (gain_range 1)"
+        return f"{operation}: a key that mixes entries (alpha > 1, orthogonal) does not commute with it; alpha 1 only"
+    if operation not in POSITIVELY_HOMOGENEOUS and not key.is_permutation:
+        return f"{operation}: gains do not commute with it; permutation keys only (gain_range 1)"
     return None
 
 
@@ -97,7 +110,7 @@ class KeyedNetwork:
     matrices: Mapping[str, scipy.sparse.csr_array]
 
     @classmethod
-    def of(cls, network: ToeplitzNetwork, weights: Mapping[str, Tensor], keys: Sequence[PixelKey]) -> KeyedNetwork:
+    def of(cls, network: ToeplitzNetwork, weights: Mapping[str, Tensor], keys: Sequence[SpaceKey]) -> KeyedNetwork:
         """Key a network's weights.
 
         Args:
@@ -112,8 +125,10 @@ class KeyedNetwork:
         return cls(
             network,
             {
-                step.node: SparseKeying(step.layout, keys[step.space], keys[step.source_spaces[0]]).product(
-                    step.fill(weights)
+                step.node: scipy.sparse.csr_array(
+                    keys[step.space].matrix
+                    @ step.layout.matrix(step.fill(weights))
+                    @ keys[step.source_spaces[0]].inverse
                 )
                 for step in network.linear
             },
@@ -169,7 +184,7 @@ class EncryptedExamples:
 
 
 def encrypted_examples(
-    model: nn.Module, network: ToeplitzNetwork, keys: Sequence[PixelKey], images: Tensor
+    model: nn.Module, network: ToeplitzNetwork, keys: Sequence[SpaceKey], images: Tensor
 ) -> EncryptedExamples:
     """Classify images in plain and in keyed form.
 
@@ -183,9 +198,8 @@ def encrypted_examples(
         UsageError: where a step does not commute with the keys; names the node.
     """
     keyed = KeyedNetwork.of(network, model.state_dict(), keys)
-    by_role = {space.role: keys[space.index] for space in network.spaces}
-    sent = encrypt_images(images, by_role["input"])
-    opened = decrypt_outputs(keyed.run(sent), by_role["output"])
+    sent = encrypt_images(images, keys[0])
+    opened = decrypt_outputs(keyed.run(sent), keys[network.result_space])
     was_training = model.training
     with torch.no_grad():
         plain_classes = model.eval()(images).argmax(1)

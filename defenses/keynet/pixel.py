@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse
 
 from defenses.keynet.keys import LARGEST_GAIN, Floats, Integers
+from defenses.keynet.space_key import SpaceKey, homogeneous
 from federation.errors import UsageError
 from federation.secret_root import SecretStream
 
@@ -27,7 +28,7 @@ _NEGLIGIBLE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class PixelKey:
+class PixelKey(SpaceKey):
     """The key of one space of feature maps, or of one vector.
 
     Attributes:
@@ -84,6 +85,11 @@ class PixelKey:
         return self.is_monomial and bool(np.all(self.gains == 1))
 
     @property
+    def has_offsets(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def permutation(self) -> Integers:
         """[entries], of a monomial key: which entry stands at each place."""
         assert self.is_monomial, "a soft key has several permutations"
@@ -94,16 +100,16 @@ class PixelKey:
         """A, homogeneous: [entries + 1, entries + 1] in float64, the last coordinate fixed."""
         rows = np.tile(np.arange(self.size), len(self.shares))
         mixed = _sparse(np.outer(self.shares, self.gains).ravel(), rows, self.permutations.ravel(), self.size)
-        return _homogeneous(mixed)
+        return homogeneous(mixed)
 
     @cached_property
     def inverse(self) -> scipy.sparse.csr_array:
         """A^-1, homogeneous: one entry a row for a monomial key, nearly dense for a soft one."""
         if self.is_monomial:
-            return _homogeneous(_sparse(1 / self.gains, self.permutation, np.arange(self.size), self.size))
+            return homogeneous(_sparse(1 / self.gains, self.permutation, np.arange(self.size), self.size))
         dense = np.linalg.inv(self.matrix[:-1, :-1].toarray())
         dense[np.abs(dense) < _NEGLIGIBLE * np.abs(dense).max()] = 0.0
-        return _homogeneous(scipy.sparse.csr_array(dense))
+        return homogeneous(scipy.sparse.csr_array(dense))
 
     @cached_property
     def condition_number(self) -> float:
@@ -141,7 +147,3 @@ def key_fault(permutations: Any, shares: Any, gains: Any) -> str | None:
 
 def _sparse(data: Floats, rows: Integers, columns: Integers, size: int) -> scipy.sparse.coo_array:
     return scipy.sparse.coo_array((data, (rows, columns)), shape=(size, size))
-
-
-def _homogeneous(matrix: scipy.sparse.sparray) -> scipy.sparse.csr_array:
-    return scipy.sparse.csr_array(scipy.sparse.block_diag([matrix, scipy.sparse.eye_array(1)], format="csr"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from defenses.keynet.keys import LARGEST_GAIN
 from defenses.keynet.pixel import LARGEST_CONDITION, PixelKey, key_fault
@@ -17,7 +18,7 @@ from federation.secret_root import SecretRoot
 from federation.toeplitz import PixelSpace
 
 LARGEST_ALPHA = 64
-_PARTS = ("permutations", "shares", "gains")
+PIXEL_KEY_PARTS = ("permutations", "shares", "gains")
 _DRAWS = 32
 
 
@@ -91,7 +92,7 @@ class PixelKeys:
         """The keys as a message (safetensors)."""
         named = {str(index): key for index, key in enumerate(self.spaces)} | dict(self.vectors)
         return tensors_to_bytes({
-            f"{name}.{part}": torch.from_numpy(getattr(key, part)) for name, key in named.items() for part in _PARTS
+            f"{name}.{part}": torch.from_numpy(getattr(key, part)) for name, key in named.items() for part in PIXEL_KEY_PARTS
         })  # fmt: skip
 
     @classmethod
@@ -104,24 +105,46 @@ class PixelKeys:
         """
         tensors = raw_tensors_from_bytes(payload, "pixel keys")
         sizes = {str(space.index): space.size for space in form.network.spaces} | dict(form.vectors)
-        names = {f"{name}.{part}" for name in sizes for part in _PARTS}
+        names = {f"{name}.{part}" for name in sizes for part in PIXEL_KEY_PARTS}
         if tensors.keys() != names:
             raise MalformedMessage(f"pixel keys: missing or unknown tensors {sorted(tensors.keys() ^ names)[:3]}")
-        keys = {}
-        for name, size in sizes.items():
-            arrays = [tensors[f"{name}.{part}"].numpy() for part in _PARTS]
-            fault = key_fault(*arrays)
-            if fault is None and len(arrays[2]) != size:
-                fault = f"it has {len(arrays[2])} entries, not {size}"
-            if fault is None and len(arrays[1]) > (1 if name in form.vectors else LARGEST_ALPHA):
-                fault = f"it mixes {len(arrays[1])} permutations"
-            if fault:
-                raise MalformedMessage(f"pixel keys: key {name!r}: {fault}")
-            keys[name] = PixelKey(*arrays)
-            if not keys[name].is_monomial and keys[name].condition_number > LARGEST_CONDITION:
-                raise MalformedMessage(f"pixel keys: key {name!r} is conditioned worse than {LARGEST_CONDITION:g}")
+        keys = {
+            name: read_pixel_key(
+                {part: tensors[f"{name}.{part}"] for part in PIXEL_KEY_PARTS},
+                size,
+                1 if name in form.vectors else LARGEST_ALPHA,
+                f"pixel keys: key {name!r}",
+            )
+            for name, size in sizes.items()
+        }
         spaces = tuple(keys[str(space.index)] for space in form.network.spaces)
         return cls(spaces, {name: keys[name] for name in form.vectors})
+
+
+def read_pixel_key(parts: Mapping[str, Tensor], size: int, most_terms: int, where: str) -> PixelKey:
+    """The key with these parts.
+
+    Args:
+        parts: by `PIXEL_KEY_PARTS`.
+        size: its entries.
+        most_terms: the permutations that it may mix.
+        where: what it is, for the error's text.
+
+    Raises:
+        MalformedMessage: for anything but a valid key of this size, with a condition up to LARGEST_CONDITION.
+    """
+    arrays = [parts[part].numpy() for part in PIXEL_KEY_PARTS]
+    fault = key_fault(*arrays)
+    if fault is None and len(arrays[2]) != size:
+        fault = f"it has {len(arrays[2])} entries, not {size}"
+    if fault is None and len(arrays[1]) > most_terms:
+        fault = f"it mixes {len(arrays[1])} permutations"
+    if fault:
+        raise MalformedMessage(f"{where}: {fault}")
+    key = PixelKey(*arrays)
+    if not key.is_monomial and key.condition_number > LARGEST_CONDITION:
+        raise MalformedMessage(f"{where} is conditioned worse than {LARGEST_CONDITION:g}")
+    return key
 
 
 def draw_pixel_keys(form: PixelForm, root: SecretRoot, policy: PixelKeyPolicy) -> PixelKeys:
@@ -130,15 +153,17 @@ def draw_pixel_keys(form: PixelForm, root: SecretRoot, policy: PixelKeyPolicy) -
     Raises:
         UsageError: where 32 draws of a soft key are all conditioned worse than the policy allows.
     """
-    spaces = tuple(
-        _well_conditioned(_draws(root.derive("pixel key", space.index), space, policy), space, policy)
-        for space in form.network.spaces
-    )
+    spaces = tuple(draw_pixel_key(space, root, policy) for space in form.network.spaces)
     vectors = {
         name: PixelKey.draw(root.derive("vector key", name).reader(), size, gain_range=policy.gain_range, alpha=1)
         for name, size in form.vectors.items()
     }
     return PixelKeys(spaces, vectors)
+
+
+def draw_pixel_key(space: PixelSpace, root: SecretRoot, policy: PixelKeyPolicy) -> PixelKey:
+    """The key of one space; raises like `draw_pixel_keys`."""
+    return _well_conditioned(_draws(root.derive("pixel key", space.index), space, policy), space, policy)
 
 
 def identity_pixel_keys(form: PixelForm) -> PixelKeys:

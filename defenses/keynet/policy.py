@@ -113,3 +113,19 @@ class KeyPolicy:
         if self.kind == "orthogonal":
             return max(HAAR_DEVIATIONS, self.gain_range) ** 2
         return self.condition_bound
+
+    @property
+    def rounding_growth(self) -> float:
+        """The most that one rounding of a keyed kernel becomes in a recovered value, in units of u times the largest.
+
+        u is half a unit in the last place. Keyed values are up to `growth` times the largest weight; undoing the keys
+        grows what rounding changed there by as much again: growth^2.
+
+        Undoing orthogonal keys adds roundings up, sum_ij a_i b_j e_ij with sum_ij a_i^2 b_j^2 = 1, whatever the key. With
+        roundings e_ij that are independent and as often up as down, which is how they behave (Higham and Mary 2019), the
+        sum exceeds `HAAR_DEVIATIONS` times the largest e_ij with a probability under 2 exp(-8^2 / 2) (Hoeffding): 8 for
+        keys on both sides together. Where the other side has gains, they grow what is left by s each way.
+        """
+        if self.kind == "orthogonal":
+            return max(HAAR_DEVIATIONS**3, (HAAR_DEVIATIONS * self.gain_range) ** 2, self.gain_range**4)
+        return self.growth**2

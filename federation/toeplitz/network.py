@@ -57,6 +57,11 @@ class ToeplitzNetwork:
         return tuple(step for step in self.linear if step.tensors)
 
     @property
+    def result_space(self) -> int:
+        """The space of the network's result: the last unless the result lies in an earlier one, as in x + f(x)."""
+        return {self.image: 0, **{step.node: step.space for step in self.steps}}[self.result]
+
+    @property
     def entries(self) -> int:
         """The stored entries of the weighted layers' matrices: 413,179 for LeNet-5 on 28x28 pixels."""
         return sum(step.layout.entries for step in self.weighted)

@@ -62,7 +62,9 @@ def _convolution(network: TracedNetwork, node: torch.fx.Node, entries_before: in
     if len(after) != 4:
         raise network.refusal(node, "a convolution of something else than a batch of feature maps")
     if layer.padding_mode != "zeros":
-        raise network.refusal(node, f"padding by {layer.padding_mode!r}; its matrix is laid out for zeros alone")
+        raise network.refusal(
+            node, f"padding by {layer.padding_mode!r}; its matrix is laid out for zeros alone; use 'zeros'"
+        )
 
     def taps(axis: int) -> AxisTaps:
         stride, dilation, size = layer.stride[axis], layer.dilation[axis], layer.kernel_size[axis]

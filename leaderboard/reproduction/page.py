@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from benchmark.store import Manifest
 from leaderboard.figures import Picture
+from leaderboard.figures.style import file_name
+from leaderboard.lines import Verdict
 from leaderboard.site.environment import render_page
 from leaderboard.tables import Table, legend
 from leaderboard.tables.model import Reach
@@ -14,13 +18,19 @@ from leaderboard.tables.model import Reach
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, a paragraph, then tables and figures."""
+    """A part of the page: a heading, a paragraph, then tables and figures, and long tables folded away."""
 
     anchor: str
     title: str
     words: str
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
+    folded: Sequence[Table] = ()
+
+    @property
+    def all_tables(self) -> list[Table]:
+        """The tables, also those folded away."""
+        return [*self.tables, *self.folded]
 
 
 @dataclass(frozen=True)
@@ -32,19 +42,35 @@ class ReproductionPage:
     manifest: Manifest
     sections: Sequence[Section]
 
+    @property
+    def tables(self) -> list[Table]:
+        """The tables of all sections in reading order, without those folded away."""
+        return [table for section in self.sections for table in section.tables]
+
+    @property
+    def all_tables(self) -> list[Table]:
+        """The same with those folded away."""
+        return [table for section in self.sections for table in section.all_tables]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The figures of all sections, in reading order."""
+        return [picture for section in self.sections for picture in section.pictures]
+
 
 def build_reproduction_page(content: ReproductionPage) -> str:
     """The page as HTML. Every text is escaped by the template engine, wherever it comes from."""
     return render_page(
         "reproduction.html",
-        chip=_no_chip,
+        chip=_chip,
         content=content,
         manifest=content.manifest,
+        pretty_config=json.dumps(content.manifest.config, indent=2, sort_keys=True, ensure_ascii=False),
         legend=legend,
         page=Reach.PAGE,
     )
 
 
-def _no_chip(value: object) -> str:
-    """The tables' macro marks verdicts; here are none."""
-    return ""
+def _chip(value: Any) -> str:
+    """CSS class of a verdict, "" for any other value."""
+    return f"chip {file_name(value.name)}" if isinstance(value, Verdict) else ""

@@ -1,63 +1,27 @@
-"""The report of the PriDe reproduction, written into its folder `report/`: page, Markdown, CSV and figures."""
+"""The report of the PriDe reproduction."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.store.pride import PrideResult, read_pride
-from federation.files import write_bytes, write_text
 from leaderboard.figures import Picture
-from leaderboard.reproduction.page import ReproductionPage, Section, build_reproduction_page
+from leaderboard.reproduction.page import ReproductionPage, Section
 from leaderboard.reproduction.pride_figures import draw_pride
-from leaderboard.reproduction.pride_tables import (
-    accuracy_table,
-    adversary_table,
-    deviation_table,
-    pride_tables,
-    time_table,
-)
-from leaderboard.tables import TerminalTables, csv_text, markdown_text
+from leaderboard.reproduction.pride_tables import accuracy_table, adversary_table, deviation_table, time_table
+from leaderboard.reproduction.report import ReproductionReport, write_reproduction
 
 TITLE = "PriDe (Pavlak 2018), reproduced"
 
 
-@dataclass(frozen=True)
-class PrideReport:
-    """Where the report was written. `terminal` prints with rich."""
-
-    directory: Path
-    page: Path
-    files: tuple[Path, ...]
-    terminal: TerminalTables
-
-
-def write_pride_report(folder: Path) -> PrideReport:
-    """Read the result in `folder` and write its report; files are replaced one by one, each as a whole.
+def write_pride_report(folder: Path) -> ReproductionReport:
+    """Read the result in `folder` and write its report.
 
     Raises:
         DataError: the result is missing, malformed, or names images that are not there.
     """
     result = read_pride(folder)
-    directory = folder / "report"
-    tables = pride_tables(result)
-    pictures = draw_pride(result, folder)
-    texts = {
-        "index.html": build_reproduction_page(_page(result, pictures)),
-        "pride.md": f"# {TITLE}\n\n{markdown_text(tables)}",
-        **{f"tables/{table.context['table']}.csv": csv_text([table]) for table in tables},
-    }
-    for name, content in texts.items():
-        write_text(directory / name, content)
-    for picture in pictures:
-        write_bytes(directory / "figures" / f"{picture.name}.png", picture.png)
-    names = [*texts, *(f"figures/{picture.name}.png" for picture in pictures)]
-    return PrideReport(
-        directory=directory,
-        page=directory / "index.html",
-        files=tuple(directory / name for name in names),
-        terminal=TerminalTables(tables),
-    )
+    return write_reproduction(folder, "pride", _page(result, draw_pride(result, folder)))
 
 
 def _page(result: PrideResult, pictures: list[Picture]) -> ReproductionPage:

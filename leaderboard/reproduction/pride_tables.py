@@ -121,11 +121,6 @@ def deviation_table(result: PrideResult) -> Table:
     )
 
 
-def pride_tables(result: PrideResult) -> list[Table]:
-    """All tables, in reading order."""
-    return [accuracy_table(result), deviation_table(result), adversary_table(result), time_table(result)]
-
-
 def shown_value(row: AdversaryResult) -> str:
     """A measured value in its unit."""
     if row.unit == "share":

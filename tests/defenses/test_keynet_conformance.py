@@ -56,6 +56,6 @@ def test_default_messages_are_those_of_the_accepted_figures(name: str) -> None:
 @pytest.mark.parametrize("kind", ["soft", "orthogonal"])
 def test_layers_too_wide_to_be_mixed_are_named(kind: str) -> None:
     network = Network(lambda: nn.Sequential(nn.Flatten(), nn.Linear(1, 5000), nn.Linear(5000, 2)), (1, 1, 1), 2)
-    with pytest.raises(UsageError, match=rf"{kind} keys mix up to 4096 channels, tensor '1.weight' has 5000"):
+    with pytest.raises(UsageError, match=rf"layer '1' \(Linear\), node '_1': {kind} keys mix up to 4096 channels"):
         KeyNet(kind=kind).check(network)  # type: ignore[arg-type]
     KeyNet().check(network)

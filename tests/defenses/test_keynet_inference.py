@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_networks import (
+    AVERAGES,
+    CHAINED,
+    HOMOGENEOUS,
+    Concatenated,
+    RandomNetwork,
+    random_networks,
+    refusal_of,
+    roots,
+)
 from torch import Tensor, nn
 
+from defenses.keynet.image_key import ImageKeyPolicy
 from defenses.keynet.inference import (
     KeyedNetwork,
     check_keys,
@@ -19,9 +31,11 @@ from defenses.keynet.inference import (
     encrypt_images,
     encrypted_examples,
 )
+from defenses.keynet.inference_keys import draw_inference_keys
 from defenses.keynet.pixel import PixelKey
 from defenses.keynet.pixel_form import PixelForm
 from defenses.keynet.pixel_keys import PixelKeyPolicy, draw_pixel_keys, identity_pixel_keys
+from defenses.keynet.space_key import SpaceKey
 from federation.errors import UsageError
 from federation.models import build_model
 from federation.network import Network
@@ -40,11 +54,10 @@ def drawn(
     return form.network, draw_pixel_keys(form, root, policy).spaces
 
 
-def outputs(network: ToeplitzNetwork, keys: Sequence[PixelKey], model: nn.Module, images: Tensor) -> Tensor:
+def outputs(network: ToeplitzNetwork, keys: Sequence[SpaceKey], model: nn.Module, images: Tensor) -> Tensor:
     """The opened results of the keyed network on keyed images."""
-    by_role = {space.role: keys[space.index] for space in network.spaces}
     keyed = KeyedNetwork.of(network, model.state_dict(), keys)
-    return decrypt_outputs(keyed.run(encrypt_images(images, by_role["input"])), by_role["output"])
+    return decrypt_outputs(keyed.run(encrypt_images(images, keys[0])), keys[network.result_space])
 
 
 def plain(model: nn.Module, images: Tensor) -> Tensor:
@@ -63,47 +76,70 @@ def initialised(model: nn.Module) -> nn.Module:
     return model
 
 
-@st.composite
-def runnable(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int]]:
-    """A network of whatever commutes with monomial keys, and its image shape."""
-    channels, height, width = draw(st.integers(1, 2)), draw(st.integers(5, 9)), draw(st.integers(5, 9))
-    shape, modules = (channels, height, width), list[nn.Module]()
-    for _ in range(draw(st.integers(1, 3))):
-        groups = 2 if channels % 2 == 0 and draw(st.booleans()) else 1
-        count = groups * draw(st.integers(1, 3))
-        kernel, stride, padding = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
-        bias = draw(st.booleans())
-        modules.append(nn.Conv2d(channels, count, kernel, stride, padding, groups=groups, bias=bias))
-        channels = count
-        height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
-        if draw(st.booleans()):
-            modules.append(nn.BatchNorm2d(channels))
-        modules.append(draw(st.sampled_from([nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.Dropout()])))
-        if min(height, width) >= 2:
-            modules.append(nn.AvgPool2d(2, stride=1, padding=1))
-            height, width = height + 1, width + 1
-    modules += [nn.Flatten(), nn.Linear(channels * height * width, 4, bias=draw(st.booleans()))]
-    return initialised(nn.Sequential(*modules)), shape
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    runnable(),
-    st.binary(min_size=32, max_size=32),
+every_policy = st.builds(
+    PixelKeyPolicy,
     st.sampled_from([1.0, 2.0, 8.0]),
     st.sampled_from([1, 2]),
     st.sampled_from(["identity", "permutation", "monomial"]),
+)
+image_policies = st.builds(
+    ImageKeyPolicy,
+    st.sampled_from(["pixel", "orthogonal"]),
+    st.sampled_from([1.0, 4.0]),
+    st.sampled_from([1, 3]),
+    st.sampled_from([0.0, 1.0, 20.0]),
+    st.just(1e6),
+)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    random_networks(blocks=(*CHAINED, "residual"), activations=HOMOGENEOUS, pools=AVERAGES),
+    roots,
+    every_policy,
     st.integers(1, 3),
 )
 def test_keyed_networks_agree_with_plain_ones(
-    case: tuple[nn.Module, tuple[int, int, int]], seed: bytes, gain_range: float, alpha: int, kind: str, batch: int
+    case: RandomNetwork, root: SecretRoot, policy: PixelKeyPolicy, batch: int
 ) -> None:
-    model, shape = case
-    network, keys = drawn(model, shape, PixelKeyPolicy(gain_range, alpha, kind), SecretRoot(seed))
-    images = torch.rand(batch, *shape)
-    truth = plain(model, images)
+    network, keys = drawn(case.model, case.image_shape, policy, root)
+    check_same_results(case, network, keys, batch)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    random_networks(blocks=CHAINED, activations=HOMOGENEOUS, pools=AVERAGES), roots, image_policies, st.integers(1, 3)
+)
+def test_any_image_key_agrees_where_linear_layers_alone_read_the_image(
+    case: RandomNetwork, root: SecretRoot, policy: ImageKeyPolicy, batch: int
+) -> None:
+    network = trace_toeplitz(case.model, case.image_shape)
+    check_same_results(case, network, draw_inference_keys(network, root, policy).spaces, batch)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(random_networks(), roots, image_policies, every_policy)
+def test_any_network_agrees_or_a_node_is_named(
+    case: RandomNetwork, root: SecretRoot, image: ImageKeyPolicy, maps: PixelKeyPolicy
+) -> None:
+    network = trace_toeplitz(case.model, case.image_shape)
+    keys = draw_inference_keys(network, root, image, maps).spaces
+    refusal = refusal_of(lambda: check_keys(network, keys))
+    if refusal is not None:
+        assert case.node_named_in(refusal)
+        opaque = case.has(Concatenated, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
+        scaled = case.has(nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.SiLU) and maps.gain_range > 1
+        assert opaque or scaled or network.spaces[0].activations or network.spaces[0].origins > {"image"}
+        return
+    check_same_results(case, network, keys, 2)
+
+
+def check_same_results(case: RandomNetwork, network: ToeplitzNetwork, keys: Sequence[SpaceKey], batch: int) -> None:
+    """The keyed network's opened results are the plain ones to 1e-9 of the largest."""
+    images = case.images(batch)
+    truth = plain(case.model, images)
     scale = max(1.0, float(truth.abs().max()))
-    assert torch.allclose(outputs(network, keys, model, images), truth, rtol=0, atol=1e-9 * scale)
+    assert torch.allclose(outputs(network, keys, case.model, images), truth, rtol=0, atol=1e-9 * scale)
 
 
 class Residual(nn.Module):
@@ -191,8 +227,38 @@ def test_mobilenet_v2_runs_keyed() -> None:
     scale = float(truth.abs().max())
     assert float((truth[0] - truth[1]).abs().max()) > 1e-3 * scale
     assert torch.allclose(outputs(network, keys, model, images), truth, rtol=0, atol=1e-9 * scale)
-    with pytest.raises(UsageError, match=r"layer 'features.0.2' \(ReLU6\): .* permutation keys only"):
+    with pytest.raises(
+        UsageError, match=r"layer 'features.0.2' \(ReLU6\), node 'features_0_2': .* permutation keys only"
+    ):
         check_keys(network, drawn(model, (3, 32, 32), PixelKeyPolicy(2.0))[1])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "policy", "node"),
+    [
+        ("mobilenet_v2", PixelKeyPolicy(1.0), None),
+        (
+            "mobilenet_v2",
+            PixelKeyPolicy(2.0),
+            r"layer 'features.0.2' \(ReLU6\), node 'features_0_2': .* permutation keys",
+        ),
+        (
+            "resnet18",
+            PixelKeyPolicy(1.0, alpha=2),
+            r"layer 'maxpool' \(MaxPool2d\), node 'maxpool': .* use average pooling",
+        ),
+    ],
+)
+def test_nodes_of_known_networks_are_named(architecture: str, policy: PixelKeyPolicy, node: str | None) -> None:
+    network, keys = drawn(getattr(models, architecture)(num_classes=10), (3, 8, 8), policy)
+    refusal = refusal_of(lambda: check_keys(network, keys))
+    assert refusal is None if node is None else re.search(node, str(refusal))
+
+
+def test_the_layer_that_is_too_large_for_a_matrix_is_named() -> None:
+    place = r"layer 'conv1' \(Conv2d\), node 'conv1': .* use channel keys"
+    with pytest.raises(UsageError, match=place):
+        trace_toeplitz(models.resnet18(num_classes=10), (3, 96, 96))
 
 
 class Named(nn.Module):
@@ -216,11 +282,23 @@ class Product(nn.Module):
 @pytest.mark.parametrize(
     ("odd", "features", "reason"),
     [
-        (nn.ReLU6(), 32, r"layer 'odd' \(ReLU6\): relu6: gains do not commute with it; permutation keys only"),
-        (nn.Sigmoid(), 32, r"layer 'odd' \(Sigmoid\): sigmoid: gains .* permutation keys only"),
-        (nn.MaxPool2d(2), 8, r"layer 'odd' \(MaxPool2d\): .* split its windows; use average pooling, or channel keys"),
-        (Product(), 32, r"node .*: (no pixel key can be carried through mul|sigmoid: gains)"),
-        (nn.Softmax(1), 32, r"layer 'odd' \(Softmax\): no pixel key can be carried through"),
+        (
+            nn.ReLU6(),
+            32,
+            r"layer 'odd' \(ReLU6\), node 'odd': relu6: gains do not commute with it; permutation keys only",
+        ),
+        (nn.Sigmoid(), 32, r"layer 'odd' \(Sigmoid\), node 'odd': sigmoid: gains .* permutation keys only"),
+        (
+            nn.MaxPool2d(2),
+            8,
+            r"layer 'odd' \(MaxPool2d\), node 'odd': .* split its windows; use average pooling, or channel keys",
+        ),
+        (
+            Product(),
+            32,
+            r"node '(mul|sigmoid)' \((mul|sigmoid) in module 'odd'\): (no pixel key .* mul; use|sigmoid: gains)",
+        ),
+        (nn.Softmax(1), 32, r"layer 'odd' \(Softmax\), node 'odd': no pixel key can be carried through"),
     ],
 )
 def test_what_keys_cannot_pass_is_named(odd: nn.Module, features: int, reason: str) -> None:
@@ -234,7 +312,9 @@ def test_a_soft_key_before_an_activation_is_refused() -> None:
     model = Named(nn.ReLU())
     network, keys = drawn(model, (1, 4, 4), PixelKeyPolicy(2.0))
     soft = PixelKey.draw(ROOT.reader(), 32, gain_range=1, alpha=2)
-    with pytest.raises(UsageError, match=r"layer 'odd' \(ReLU\): relu: a key that mixes entries .* alpha 1 only"):
+    with pytest.raises(
+        UsageError, match=r"layer 'odd' \(ReLU\), node 'odd': relu: a key that mixes entries .* alpha 1 only"
+    ):
         check_keys(network, [keys[0], soft, keys[2]])
 
 

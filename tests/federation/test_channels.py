@@ -253,11 +253,14 @@ REFUSED = {
     "one image": (with_head(lambda n, x: n.a(x[0]).unsqueeze(0), a=hidden()), "'getitem'"),
     "norm of flattened": (
         nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, 5)),
-        "'1' (BatchNorm1d): batch norm over flattened",
+        "layer '1' (BatchNorm1d), node '_1': batch norm over flattened",
     ),
     "unused": (with_head(lambda n, x: x, spare=hidden()), "'spare.weight' belongs to no layer"),
     "tied": (tied_layers(), "'a.weight' and 'b.weight' are one"),
-    "groups of two sizes": (with_head(tied, a=hidden(groups=2), b=hidden(groups=4)), "'a' has 2 groups"),
+    "groups of two sizes": (
+        with_head(tied, a=hidden(groups=2), b=hidden(groups=4)),
+        "layer 'a' (Conv2d), node 'a' has 2 groups",
+    ),
     "two outputs": (Functional(lambda n, x: (n.a(x), x), a=nn.Conv2d(3, 8, 1)), "'output'"),
     "functional layer": (with_head(lambda n, x: F.conv2d(x, n.a.weight), a=hidden()), "'conv2d'"),
 }

@@ -1,4 +1,4 @@
-"""`keyhole reproduce pride` from the outside, on small digits and a short key."""
+"""`keyhole reproduce` and its first paper, `pride`, from the outside, on small digits and a short key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmark.reproduce.pride import run
 from benchmark.store.pride import read_pride
 from defenses.paillier.keys import generate_keypair
 from federation.tasks import find_task
-from keyhole.commands import reproduce
+from keyhole.commands.reproduce import pride
 from leaderboard.reproduction import pride_figures
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
-FROM_DIRECTORY = reproduce._data
+FROM_DIRECTORY = pride._data
 """What the command loads by itself; most tests put something smaller in its place."""
 
 
@@ -30,7 +30,7 @@ def affordable(small_digits: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "generate_keypair", lambda bits, root: generate_keypair(512, root, allow_small=True))
         patch.setattr(benchmark.reproduce.pride.key_lengths, "BITS", (256,))
-        patch.setattr(reproduce, "_data", lambda directory: digits)
+        patch.setattr(pride, "_data", lambda directory: digits)
         patch.setattr(pride_figures, "confusion_matrices", lambda result: [])
         yield
 
@@ -109,20 +109,22 @@ def test_a_short_key_is_refused_in_one_line(
 def test_a_directory_without_mnist_is_named(
     tmp_path: Path, invoke: Callable[..., Any], one_line: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reproduce, "_data", FROM_DIRECTORY)
+    monkeypatch.setattr(pride, "_data", FROM_DIRECTORY)
     assert "mnist is not in" in one_line(invoke("reproduce", "pride", "--data-dir", tmp_path))
 
 
 def test_data_follow_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(reproduce, "load_dataset", lambda name, **options: asked.append((name, options)))
+    monkeypatch.setattr(pride, "load_dataset", lambda name, **options: asked.append((name, options)))
     FROM_DIRECTORY(None)
     FROM_DIRECTORY(tmp_path)
     assert asked == [("mnist5k", {}), ("mnist", {"data_directory": tmp_path})]
 
 
 def test_help_names_the_papers_and_their_options(invoke: Callable[..., Any]) -> None:
-    assert "pride" in invoke("reproduce", "--help").stdout
+    papers = invoke("reproduce", "--help").stdout
+    assert "pride" in papers
+    assert "gusain" in papers
     shown = invoke("reproduce", "pride", "--help").stdout
     for option in ("--data-dir", "--out", "--seed", "--key-bits", "--fresh", "--json"):
         assert option in shown

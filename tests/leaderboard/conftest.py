@@ -1,9 +1,11 @@
-"""A builder of made-up runs: rows of the result schema with chosen leakage, and their PNGs."""
+"""A builder of made-up runs: rows of the result schema with chosen leakage, and their PNGs; and a reader of pages."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,7 @@ class RunBuilder:
                 bytes_down=0 if reference else 53_000,
                 key_bytes=0,
                 plain_share=1.0,
+                seconds_keys=0.0,
                 seconds_train=3.0,
                 seconds_protect=0.01,
                 seconds_aggregate=0.005,
@@ -244,7 +247,7 @@ class RunBuilder:
         return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run() -> type[RunBuilder]:
     """The builder's class: `make_run(seeds=(0, 1, 2))` starts a run."""
     return RunBuilder
@@ -306,3 +309,42 @@ def usual_run() -> RunBuilder:
 def usual_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The usual run as written, pictures included; to be read only."""
     return four_defenses(RunBuilder()).write(tmp_path_factory.mktemp("usual"), pictures=True)
+
+
+class Page(HTMLParser):
+    """Collects tags, ids and what elements would fetch or jump to; an event handler in an attribute is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), f"{tag} has {name}"
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("href", "src"):
+                self.targets.append(str(value))
+
+    @property
+    def anchors(self) -> list[str]:
+        """The places on the page that it links to."""
+        return [target[1:] for target in self.targets if target.startswith("#")]
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether every link leads to a place on the page or holds its data, and nothing is run or framed."""
+        active = {"script", "iframe", "object", "form"} & set(self.tags)
+        held = all(target.startswith(("#", "data:")) for target in self.targets)
+        return held and set(self.anchors) <= set(self.ids) and not active
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable[[Path], Page]:
+    """Reads a page that was written."""
+    return lambda path: Page(path.read_text(encoding="utf-8"))

@@ -9,7 +9,8 @@ import numpy as np
 from benchmark.reproduce.pride import printed
 from benchmark.reproduce.pride.exchange import PRECISION_AS_CODED, ROWS
 from benchmark.reproduce.pride.models import LinearModel
-from benchmark.store.pride import Column, Deviation, KeyLength, ModelResult, SliceResult
+from benchmark.store.documents import Deviation
+from benchmark.store.pride import Column, KeyLength, ModelResult, SliceResult
 from defenses.paillier.pride import arithmetic
 
 

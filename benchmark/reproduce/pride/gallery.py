@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
 
+from benchmark.metrics.image_files import write_image
 from benchmark.reproduce.pride.adversaries import NO_KEY, WIRE
 from benchmark.reproduce.pride.pictures import Picture
 from benchmark.store.pride import AdversaryResult, PictureKind, PictureResult
-from federation.files import atomic_write
 
 _FOLDERS: dict[PictureKind, str] = {
     "one-image update, rows alone": "images/updates-rows",
@@ -59,5 +59,4 @@ def _blends(pictures: Sequence[PictureResult]) -> AdversaryResult:
 
 
 def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
-    with atomic_write(path) as temporary:
-        Image.fromarray(pixels).save(temporary)
+    write_image(path, torch.from_numpy(pixels)[None])
