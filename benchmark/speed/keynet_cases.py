@@ -94,10 +94,11 @@ def toeplitz_case(name: str, network: Network, kind: str) -> Case:
         raise KeyholeError(f"{name} has tensors that stand in no matrix; SciPy's products would leave them out")
     keys = draw_pixel_keys(form, SecretRoot.fresh(), defense.policy)
     transform = PixelTransform(form, keys)
-    keyed = transform.protect(weights)
+    message = transform.protect(weights).to_bytes()
+    keyed = KeyedModel.from_bytes(message, form, "keyed model")  # as it is received: its places are not ours
     facts = _facts(
         name, network, defense, kind, entries=sum(matrix.nnz for matrix in keyed.matrices.values()),
-        wire_bytes=len(keyed.to_bytes()), conditions=keys.condition_numbers,
+        wire_bytes=len(message), conditions=keys.condition_numbers,
         weights=weights, recovered=transform.recover(keyed, "keyed model"),
     )  # fmt: skip
     products = _pixel_products(form, keys, weights, keyed)

@@ -20,10 +20,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from defenses.keynet import runs
 from defenses.keynet.blending import MixingTransform
 from defenses.keynet.keys import ChannelKeys, fit_fault
 from defenses.keynet.monomial import ChannelKey
-from defenses.keynet.moving import GAIN_ERROR, MonomialTransform, Vectors
+from defenses.keynet.moving import GAIN_ERROR, MonomialTransform, Movement
 from federation.channels import ChannelMap, TensorAxes
 from federation.errors import MalformedMessage, UsageError
 from federation.weights import Weights
@@ -31,6 +32,7 @@ from federation.weights import Weights
 __all__ = ["GAIN_ERROR", "ChannelTransform", "Treatment"]
 
 TensorTransform: TypeAlias = MonomialTransform | MixingTransform
+_Sort: TypeAlias = tuple[str, torch.Size, torch.dtype]
 
 
 class Treatment(StrEnum):
@@ -59,7 +61,7 @@ class ChannelTransform:
         if fault:
             raise UsageError(f"channel keys: {fault}")
         self._transforms = {name: _transform(keys, axes) for name, axes in channel_map.axes.items()}
-        self._vectors: dict[tuple[str, ...], Vectors] = {}  # by the names that came together
+        self._plans: dict[tuple[_Sort, ...], _Plan] = {}  # by the tensors that came together
 
     def protect(self, weights: Mapping[str, Tensor]) -> Weights:
         """The keyed tensors (float32, new memory) of any of the network's tensors; counters stay as they are.
@@ -67,11 +69,13 @@ class ChannelTransform:
         Raises:
             MalformedMessage: for a tensor that the network does not have, or that does not fit its channel spaces.
         """
-        return self._apply(weights, Vectors.protect, lambda transform, values: transform.protect(values))
+        plan = self._plan(weights)
+        return plan.apply(weights, plan.to, MixingTransform.protect)
 
     def recover(self, weights: Mapping[str, Tensor]) -> Weights:
         """The inverse of `protect`, exact for permutations and else within `recovery_error`; raises like it."""
-        return self._apply(weights, Vectors.recover, lambda transform, values: transform.recover(values))
+        plan = self._plan(weights)
+        return plan.apply(weights, plan.back, MixingTransform.recover)
 
     def treatment(self, name: str) -> Treatment:
         """What happens to the tensor of this name: what a defense declares and an audit of the wire verifies."""
@@ -96,33 +100,41 @@ class ChannelTransform:
             raise MalformedMessage(f"the network has no tensor {name!r}")
         return self._transforms[name]
 
-    @torch.no_grad()
-    def _apply(
-        self,
-        weights: Mapping[str, Tensor],
-        all_vectors: Callable[[Vectors, Mapping[str, Tensor]], Weights],
-        one: Callable[[TensorTransform, Tensor], Tensor],
-    ) -> Weights:
-        vectors, results = {}, {}
-        for name, tensor in weights.items():
-            transform = self._of(name)
-            if transform is None:
-                results[name] = tensor.clone()
-                continue
-            _check(name, tensor, transform.shape)
-            values = tensor.detach().cpu().contiguous()
-            if values.dim() == 1 and isinstance(transform, MonomialTransform):
-                vectors[name] = results[name] = values
-            else:
-                results[name] = one(transform, values)
-        return results | all_vectors(self._joined(vectors), vectors) if vectors else results
+    def _plan(self, weights: Mapping[str, Tensor]) -> _Plan:
+        """What is to be done for tensors of these names, shapes and types, which are checked the first time they come."""
+        sorts = tuple([(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()])
+        if sorts not in self._plans:
+            self._plans[sorts] = _Plan({name: self._of(name) for name in weights}, weights)
+        return self._plans[sorts]
 
-    def _joined(self, vectors: Mapping[str, Tensor]) -> Vectors:
-        names = tuple(vectors)
-        if names not in self._vectors:
-            found = {name: self._transforms[name] for name in names}
-            self._vectors[names] = Vectors({name: t for name, t in found.items() if isinstance(t, MonomialTransform)})
-        return self._vectors[names]
+
+class _Plan:
+    """Every transform of certain tensors.
+
+    Args:
+        transforms: by name; None for what stays as it is.
+        tensors: of the shapes and types for which the plan is made; raises MalformedMessage where they do not fit.
+    """
+
+    def __init__(self, transforms: Mapping[str, TensorTransform | None], tensors: Mapping[str, Tensor]) -> None:
+        for name, transform in transforms.items():
+            if transform is not None:
+                _check(name, tensors[name], transform.shape)
+        monomial = {name: found for name, found in transforms.items() if isinstance(found, MonomialTransform)}
+        shapes = {name: tensors[name].shape for name in monomial}
+        self.to = Movement(runs.multiply, {name: found.to for name, found in monomial.items()}, shapes)
+        self.back = Movement(runs.divide, {name: found.back for name, found in monomial.items()}, shapes)
+        self._mixing = {name: found for name, found in transforms.items() if isinstance(found, MixingTransform)}
+        self._plain = [name for name, transform in transforms.items() if transform is None]
+
+    @torch.no_grad()
+    def apply(
+        self, weights: Mapping[str, Tensor], move: Movement, mix: Callable[[MixingTransform, Tensor], Tensor]
+    ) -> Weights:
+        """The tensors, in new memory and in their order, moved in one direction or mixed in the same."""
+        found = {name: weights[name].clone() for name in self._plain} | move.apply(weights)
+        found |= {name: mix(each, weights[name].detach().cpu().contiguous()) for name, each in self._mixing.items()}
+        return {name: found[name] for name in weights}
 
 
 def _transform(keys: ChannelKeys, axes: TensorAxes) -> TensorTransform | None:

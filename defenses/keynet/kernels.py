@@ -1,107 +1,106 @@
-"""Compiled loops of the pixel keys: a keyed matrix's entries from a layer's values, and back, over rows in parallel.
-
-Threads are Python's, which the compiled code leaves free to run, and as many as PyTorch may use. Numba's own thread pool
-is not used: it shares PyTorch's OpenMP, and changes how many threads (and so in which order of summation) PyTorch works.
-"""
+"""Compiled loops of the pixel keys: a keyed matrix's entries from a layer's values, and back, in the order of memory."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import functools
+import itertools
 from typing import TypeAlias
 
 import numba
 import numpy as np
 import numpy.typing as npt
-import torch
+
+from defenses.keynet.pieces import Piece
 
 Indices: TypeAlias = npt.NDArray[np.int32]
+Places: TypeAlias = npt.NDArray[np.uint32]
+"""Unsigned: no place counts from the end, which the compiler would otherwise have to ask of every one."""
 Singles: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
-_FEWEST_ENTRIES = 1 << 17
-"""Entries from which on a second thread saves more time than it takes to start."""
+_PART = 1 << 16
+"""Entries that are worth handing to another thread: some 60 microseconds."""
+
+_FEW = 16
+"""Entries for every value that a part has at least, so that totals of its own cost little."""
 
 
-@dataclass(frozen=True, eq=False)
 class Relabelling:
     """Where a layer's values stand in its keyed matrix, and by what they are scaled.
 
-    Attributes:
-        indptr, indices: int32, the keyed matrix's structure in CSR.
-        sources: int32 [entries], the number of the value in each entry; `value_count` is the constant 1.
+    Rows are taken in the order of memory, in parts that any thread can do. Their number depends on the layer alone, so
+    that sums come out the same on any number of threads.
+
+    Args:
+        indptr, indices: int32, the keyed matrix's structure in CSR; the last row is (0 ... 0 1).
+        sources: int32 [entries], the number of the value in each entry but the last.
         row_gains: float64 [rows], of the output key, homogeneous coordinate included; entries are multiplied by them.
         column_gains: float64 [columns], of the input key; entries are divided by them.
-        keyed_rows: int64 [rows - 1], where each row of the plain matrix [W b] stands in the keyed one.
-        rows_per_channel: consecutive rows of the plain matrix that belong to one output channel.
         value_count: the layer's values.
     """
 
-    indptr: Indices
-    indices: Indices
-    sources: Indices
-    row_gains: Doubles
-    column_gains: Doubles
-    keyed_rows: npt.NDArray[np.int64]
-    rows_per_channel: int
-    value_count: int
+    def __init__(
+        self,
+        indptr: Indices,
+        indices: Indices,
+        sources: Indices,
+        row_gains: Doubles,
+        column_gains: Doubles,
+        value_count: int,
+    ) -> None:
+        self._indptr, self._columns, self._sources = (part.view(np.uint32) for part in (indptr, indices, sources))
+        self._there = row_gains, 1 / column_gains
+        self._back = 1 / row_gains, column_gains
+        self._placements = np.bincount(sources[:-1], minlength=value_count).astype(np.uint32)
+        entries = len(sources) - 1
+        parts = max(1, entries // max(_PART, _FEW * value_count))
+        self._bounds = np.searchsorted(indptr, np.linspace(0, entries, parts + 1)).tolist()
 
-    def entries(self, values: Singles) -> Singles:
-        """entry[k] = values[sources[k]] * row_gains[row of k] / column_gains[indices[k]], rounded to float32 once.
+    def filling(self, values: Singles, data: Singles) -> list[Piece]:
+        """data[k] = values[sources[k]] * row_gains[row of k] / column_gains[indices[k]], rounded to float32 once.
 
         Args:
             values: [value_count].
-
-        Returns:
-            float32 [entries].
+            data: [entries]; is filled.
         """
-        data, with_one = np.empty(len(self.indices), np.float32), np.append(values, np.float32(1))
-        factors = self.row_gains, 1 / self.column_gains
+        data[-1] = 1
+        places = self._indptr, self._columns, self._sources
+        return [
+            functools.partial(_fill_rows, first, last, *places, values, *self._there, data)
+            for first, last in itertools.pairwise(self._bounds)
+        ]
 
-        def fill(first: int, last: int) -> None:
-            _fill_rows(first, last, self.indptr, self.indices, self.sources, with_one, *factors, data)
-
-        self._in_parallel(fill, len(self.row_gains))
-        return data
-
-    def totals(self, data: Singles) -> Doubles:
-        """Value by value, the sum of its entries, each with the gains undone: float64 [value_count].
-
-        A value stands in rows of one output channel alone, so that channels can be taken in parallel and the sums come
-        out the same for any number of threads.
+    def adding(self, data: Singles, totals: Doubles) -> list[Piece]:
+        """Part by part, the sum of each value's entries with the gains undone.
 
         Args:
             data: [entries].
+            totals: from `new_totals`; is added to.
         """
-        totals, factors = np.zeros(self.value_count), (1 / self.row_gains, self.column_gains)
-        channels = self.keyed_rows, self.rows_per_channel
+        places = self._indptr, self._columns, self._sources
+        return [
+            functools.partial(_add_rows, first, last, *places, data, *self._back, own)
+            for (first, last), own in zip(itertools.pairwise(self._bounds), totals, strict=True)
+        ]
 
-        def add(first: int, last: int) -> None:
-            _add_channels(first, last, self.indptr, self.indices, self.sources, data, *factors, *channels, totals)
+    def new_totals(self) -> Doubles:
+        """0 for every part and value, [parts, value_count]."""
+        return np.zeros((len(self._bounds) - 1, len(self._placements)))
 
-        self._in_parallel(add, len(self.keyed_rows) // self.rows_per_channel)
-        return totals
-
-    def _in_parallel(self, work: Callable[[int, int], None], count: int) -> None:
-        """Do ranges of `count` rows or channels, one a thread."""
-        threads = min(os.cpu_count() or 1, torch.get_num_threads(), 1 + len(self.indices) // _FEWEST_ENTRIES, count)
-        if threads <= 1:
-            work(0, count)
-            return
-        bounds = [count * part // threads for part in range(threads + 1)]
-        with ThreadPoolExecutor(threads, thread_name_prefix="keynet") as pool:
-            list(pool.map(work, bounds[:-1], bounds[1:]))
+    def means(self, totals: Doubles) -> Singles:
+        """Each value as the mean of its entries, rounded to float32; 0 where it has none."""
+        found = np.empty(len(self._placements), np.float32)
+        _divide(totals, self._placements, found)
+        return found
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _fill_rows(
     first: int,
     last: int,
-    indptr: Indices,
-    indices: Indices,
-    sources: Indices,
+    indptr: Places,
+    columns: Places,
+    sources: Places,
     values: Singles,
     row_factors: Doubles,
     column_factors: Doubles,
@@ -109,24 +108,30 @@ def _fill_rows(
 ) -> None:
     for row in range(first, last):
         for entry in range(indptr[row], indptr[row + 1]):
-            data[entry] = values[sources[entry]] * row_factors[row] * column_factors[indices[entry]]
+            data[entry] = values[sources[entry]] * row_factors[row] * column_factors[columns[entry]]
 
 
-@numba.njit(nogil=True, cache=True)
-def _add_channels(
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _add_rows(
     first: int,
     last: int,
-    indptr: Indices,
-    indices: Indices,
-    sources: Indices,
+    indptr: Places,
+    columns: Places,
+    sources: Places,
     data: Singles,
     row_factors: Doubles,
     column_factors: Doubles,
-    keyed_rows: npt.NDArray[np.int64],
-    rows_per_channel: int,
     totals: Doubles,
 ) -> None:
-    for plain_row in range(first * rows_per_channel, last * rows_per_channel):
-        row = keyed_rows[plain_row]
+    for row in range(first, last):
         for entry in range(indptr[row], indptr[row + 1]):
-            totals[sources[entry]] += data[entry] * column_factors[indices[entry]] * row_factors[row]
+            totals[sources[entry]] += data[entry] * column_factors[columns[entry]] * row_factors[row]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _divide(totals: Doubles, placements: Places, means: Singles) -> None:
+    for value in range(len(means)):
+        total = 0.0
+        for part in range(len(totals)):
+            total += totals[part, value]
+        means[value] = total / max(placements[value], 1)

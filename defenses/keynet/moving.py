@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defenses.keynet import runs
+from defenses.keynet import pieces, runs
 from defenses.keynet.monomial import ChannelKey, Floats, Integers
 from federation.channels import TensorAxes
 from federation.weights import Weights
@@ -20,60 +21,93 @@ GAIN_ERROR = 2.0**-23
 _SAME_GAIN = 1e-6
 _UNKEYED = ChannelKey(np.zeros(1, dtype=np.int64), np.ones(1))
 
+_SHORT = 32
+"""Values a row up to which tensors are joined to one row: calls and loops for so few would take longer than the values."""
+
 
 @dataclass(frozen=True, eq=False)
-class _Step:
-    """One direction of a transform: what comes to each place, and the factors there.
+class Step:
+    """One direction of a transform on a tensor [rows, columns a group]; see `runs.multiply`.
 
-    A vector an axis is kept and not a table of the kernel's size, which spares every client its memory.
+    A vector an axis is kept and not a table of the tensor's size, which spares every client its memory.
 
     Attributes:
-        targets: uint32 [outputs], the place that each row goes to.
-        columns: uint32 [groups, inputs a group], within the group.
-        out_factors: float32 [outputs].
-        in_factors: float32 [groups, inputs a group].
+        origins: uint32 [rows], which row comes to each place.
+        columns: uint32 [groups, columns a group], which column of its group comes to each place.
+        row_factors: float32 [rows], where they are written.
+        column_factors: float32 [groups, columns a group], where they are read.
     """
 
-    targets: runs.Places
+    origins: runs.Places
     columns: runs.Places
-    out_factors: runs.Values
-    in_factors: runs.Values
+    row_factors: runs.Values
+    column_factors: runs.Values
 
     @classmethod
-    def of(cls, rows: Integers, columns: Integers, out_factors: Floats, in_factors: Floats, groups: int) -> _Step:
-        """The step that puts entry rows[i], columns[j] of whole spaces at i, j; groups move as a whole."""
-        by_group = columns.reshape(groups, -1)
+    def of(cls, rows: Integers, columns: Integers, row_factors: Floats, column_factors: Floats, groups: int) -> Step:
+        """The step that puts entry rows[i], columns[j] of whole spaces at i, j, with the factors of i and j.
+
+        Groups move as a whole.
+        """
+        within = columns.reshape(groups, -1) % (len(columns) // groups)
+        by_place = column_factors.astype(np.float32).reshape(groups, -1)
+        by_source = np.take_along_axis(by_place, np.argsort(within, axis=1), axis=1)
+        return cls(rows.astype(np.uint32), within.astype(np.uint32), row_factors.astype(np.float32), by_source)
+
+    @classmethod
+    def joined(cls, steps: Sequence[Step]) -> Step:
+        """The step of several tensors one after the other, as one row: every value has a place and a factor."""
+        starts = np.cumsum([0, *(step.size for step in steps[:-1])])
+        places = [start + step._sources().ravel() for start, step in zip(starts, steps, strict=True)]
+        factors = [step._factors()[np.argsort(step.origins)].ravel() for step in steps]
         return cls(
-            np.argsort(rows).astype(np.uint32),
-            (by_group % by_group.shape[1]).astype(np.uint32),
-            out_factors.astype(np.float32),
-            in_factors.astype(np.float32).reshape(groups, -1),
+            np.zeros(1, np.uint32),
+            np.concatenate(places).astype(np.uint32)[None],
+            np.ones(1, np.float32),
+            np.concatenate(factors)[None],
         )
+
+    @property
+    def size(self) -> int:
+        """Values of the tensor."""
+        return len(self.origins) * self.columns.shape[1]
 
     @property
     def moves(self) -> bool:
         """Whether anything leaves its place."""
-        groups, width = self.columns.shape
-        stay = np.tile(np.arange(width), (groups, 1))
-        return not (np.array_equal(self.targets, np.arange(len(self.targets))) and np.array_equal(self.columns, stay))
+        stay = np.arange(self.columns.shape[1])
+        return not (np.array_equal(self.origins, np.arange(len(self.origins))) and bool(np.all(self.columns == stay)))
 
     @property
     def scales(self) -> bool:
         """Whether any factor differs from 1."""
-        factors = self.out_factors.reshape(len(self.columns), -1, 1) * self.in_factors[:, None]
-        return bool(np.any(np.abs(factors - 1) > _SAME_GAIN))
+        return bool(np.any(np.abs(self._factors() - 1) > _SAME_GAIN))
 
-    def unscaled(self) -> _Step:
+    def unscaled(self) -> Step:
         """The same moves with all factors 1, which change no value."""
-        return _Step(self.targets, self.columns, np.ones_like(self.out_factors), np.ones_like(self.in_factors))
+        return Step(self.origins, self.columns, np.ones_like(self.row_factors), np.ones_like(self.column_factors))
 
-    def apply(self, loop: Callable[..., None], tensor: Tensor) -> Tensor:
-        """Run one of the compiled loops over a contiguous tensor; the result is in new memory."""
-        moved = torch.empty_like(tensor)
-        values, result = (each.numpy().reshape(len(self.targets), -1) for each in (tensor, moved))
-        taps = values.shape[1] // self.columns.shape[1]
-        loop(values, self.targets, self.columns, self.out_factors, self.in_factors, taps, result)
-        return moved
+    def with_runs(self, length: int) -> Step:
+        """The same for a run of so many values in place of each: the taps of a kernel, or a channel's pixels."""
+        columns = self.columns[..., None].astype(np.int64) * length + np.arange(length)
+        return Step(
+            self.origins,
+            columns.reshape(len(self.columns), -1).astype(np.uint32),
+            self.row_factors,
+            np.repeat(self.column_factors, length, axis=1),
+        )
+
+    def _groups(self) -> Integers:
+        """[rows], the group of each row."""
+        return np.arange(len(self.origins)) // (len(self.origins) // len(self.columns))
+
+    def _factors(self) -> runs.Values:
+        """[rows, columns a group], by the row where it is written and the column where it is read."""
+        return self.row_factors[:, None] * self.column_factors[self._groups()]
+
+    def _sources(self) -> Integers:
+        """[rows, columns a group], the number of the value that comes to each place."""
+        return self.origins[:, None].astype(np.int64) * self.columns.shape[1] + self.columns[self._groups()]
 
 
 class MonomialTransform:
@@ -83,15 +117,19 @@ class MonomialTransform:
         out_key: of the space along axis 0.
         in_key: of the space along axis 1, None for a vector.
         axes: the tensor's axes.
+
+    Attributes:
+        to, back: both directions, for one value a channel; what goes back is divided by what was multiplied with, which
+            leaves the fewest roundings.
     """
 
     def __init__(self, out_key: ChannelKey, in_key: ChannelKey | None, axes: TensorAxes) -> None:
         in_key = in_key or _UNKEYED
         in_factors = 1 / in_key.gains
-        to = _Step.of(out_key.permutation, in_key.permutation, out_key.gains, in_factors, axes.groups)
+        to = Step.of(out_key.permutation, in_key.permutation, out_key.gains, in_factors, axes.groups)
         # back at their places, values meet the very factors that they were multiplied with
         rows, columns = np.argsort(out_key.permutation), np.argsort(in_key.permutation)
-        back = _Step.of(rows, columns, out_key.gains[rows], in_factors[columns], axes.groups)
+        back = Step.of(rows, columns, out_key.gains[rows], in_factors[columns], axes.groups)
         self.scales, self.permutes = to.scales, to.moves
         self.to, self.back = (to, back) if self.scales else (to.unscaled(), back.unscaled())
         self.shape = (out_key.size, in_key.size // axes.groups * axes.in_expansion)
@@ -101,48 +139,48 @@ class MonomialTransform:
         """Largest relative error of a value that was protected and recovered."""
         return GAIN_ERROR if self.scales else 0.0
 
-    def protect(self, values: Tensor) -> Tensor:
-        """A_out W A_in^-1 of a contiguous float32 tensor, in new memory."""
-        return self.to.apply(runs.multiply, values)
 
-    def recover(self, values: Tensor) -> Tensor:
-        """A_out^-1 W A_in, in new memory; dividing by what was multiplied with leaves the fewest roundings."""
-        return self.back.apply(runs.divide, values)
-
-
-class Vectors:
-    """The transforms of several vectors, joined: one move and one product for all of them.
+class Movement:
+    """One direction of the transforms of several tensors.
 
     Args:
-        transforms: by tensor name, each of a vector.
+        loop: `runs.multiply` or `runs.divide`.
+        steps: by name, for one value a channel.
+        shapes: of the tensors.
     """
 
-    def __init__(self, transforms: Mapping[str, MonomialTransform]) -> None:
-        self._names = list(transforms)
-        self._sizes = [transform.shape[0] for transform in transforms.values()]
-        self._to = self._joined([transform.to for transform in transforms.values()])
-        self._back = self._joined([transform.back for transform in transforms.values()])
+    def __init__(self, loop: Callable[..., None], steps: Mapping[str, Step], shapes: Mapping[str, torch.Size]) -> None:
+        self._loop, self._shapes = loop, shapes
+        whole = {name: step.with_runs(shapes[name].numel() // step.size) for name, step in steps.items()}
+        by_size = sorted(whole.items(), key=lambda item: item[1].size, reverse=True)
+        self._long = {name: step for name, step in by_size if step.columns.shape[1] > _SHORT}
+        self._short = {name: step.size for name, step in whole.items() if name not in self._long}
+        self._joined = Step.joined([whole[name] for name in self._short]) if self._short else None
+        self._folded = [name for name in self._short if len(shapes[name]) > 1]
+        self._size = sum(step.size for step in whole.values())
 
-    def protect(self, vectors: Mapping[str, Tensor]) -> Weights:
-        """A v of every vector, each in memory of its own."""
-        places, factors = self._to
-        return self._parted(self._join(vectors).index_select(0, places).mul_(factors))
+    def apply(self, tensors: Mapping[str, Tensor]) -> Weights:
+        """The moved and scaled tensors, in new memory; the short ones are parts of one block."""
+        moved = {name: torch.empty(self._shapes[name]) for name in self._long}
+        work = [self._piece(step, tensors[name], moved[name]) for name, step in self._long.items()]
+        if self._joined is not None:
+            block = torch.empty(self._joined.size)
+            joined = torch.cat([tensors[name].flatten() for name in self._short])
+            work.append(self._piece(self._joined, joined, block))
+            parts = block.split(list(self._short.values()))
+            moved |= zip(self._short, parts, strict=True)
+            moved |= {name: moved[name].view(self._shapes[name]) for name in self._folded}
+        pieces.run(work, self._size)
+        return moved
 
-    def recover(self, vectors: Mapping[str, Tensor]) -> Weights:
-        """A^-1 v of every vector, each in memory of its own."""
-        places, factors = self._back
-        return self._parted(self._join(vectors).index_select(0, places).div_(factors))
-
-    def _join(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([vectors[name] for name in self._names])
-
-    def _parted(self, joined: Tensor) -> Weights:
-        parts: Sequence[Tensor] = torch.split_with_sizes_copy(joined, self._sizes)  # type: ignore[func-returns-value,assignment]
-        return dict(zip(self._names, parts, strict=True))
-
-    def _joined(self, steps: list[_Step]) -> tuple[Tensor, Tensor]:
-        """Which value of all comes to each place, and its factor."""
-        starts = np.cumsum([0, *self._sizes[:-1]])
-        places = np.concatenate([start + np.argsort(step.targets) for start, step in zip(starts, steps, strict=True)])
-        factors = np.concatenate([step.out_factors * step.in_factors[0, 0] for step in steps])
-        return torch.from_numpy(places), torch.from_numpy(factors)
+    def _piece(self, step: Step, tensor: Tensor, moved: Tensor) -> pieces.Piece:
+        rows = len(step.origins)
+        return functools.partial(
+            self._loop,
+            tensor.numpy(force=True).reshape(rows, -1),
+            step.origins,
+            step.columns,
+            step.row_factors,
+            step.column_factors,
+            moved.numpy().reshape(rows, -1),
+        )

@@ -12,10 +12,12 @@ entry shows in the result.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from functools import cached_property
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from defenses.keynet import pieces
 from defenses.keynet.kernels import Relabelling
 from defenses.keynet.pixel import PixelKey
 from defenses.keynet.pixel_form import PixelForm, separate_name
@@ -37,6 +40,28 @@ Singles: TypeAlias = npt.NDArray[np.float32]
 PIXEL_ERROR = 2.0**-22
 """Relative error of a recovered mean at most, for monomial keys with gains: a rounding by client, server, client, and
 of the plain mean that it is compared with."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done for one layer.
+
+    Attributes:
+        size: the entries of its keyed matrix.
+        pieces: for any thread, in any order.
+        result: afterwards, in the caller's thread.
+    """
+
+    size: int
+    pieces: list[pieces.Piece]
+    result: Callable[[], Singles]
+
+
+def results(works: Iterable[Work]) -> list[Singles]:
+    """Do the work of several layers together, so that threads share all of it."""
+    works = list(works)
+    pieces.run((piece for work in works for piece in work.pieces), sum(work.size for work in works))
+    return [work.result() for work in works]
 
 
 class LayerKeying(ABC):
@@ -57,17 +82,30 @@ class LayerKeying(ABC):
         """A keyed matrix whose entries' places, not whose values, are those of every keyed matrix of this layer."""
 
     @abstractmethod
-    def protect(self, values: Singles) -> Singles:
-        """The entries of the keyed matrix, in the order of `structure`, from the layer's values [value_count]."""
+    def protecting(self, values: Singles) -> Work:
+        """What gives the entries of the keyed matrix, in the order of `structure`, from the values [value_count]."""
 
     @abstractmethod
+    def recovering(self, entries: Singles) -> Work:
+        """What gives the layer's values; those that stand in no entry come out as 0."""
+
+    def protect(self, values: Singles) -> Singles:
+        """The entries of this layer alone."""
+        return results([self.protecting(values)])[0]
+
     def recover(self, entries: Singles) -> Singles:
-        """The layer's values; those that stand in no entry come out as 0."""
+        """The values of this layer alone."""
+        return results([self.recovering(entries)])[0]
 
     def matrix(self, values: Singles) -> scipy.sparse.csr_array:
         """The keyed matrix in float32."""
-        places = self.structure
-        return scipy.sparse.csr_array((self.protect(values), places.indices, places.indptr), shape=places.shape)
+        return self.placed(self.protect(values))
+
+    def placed(self, entries: Singles) -> scipy.sparse.csr_array:
+        """The matrix that has these entries."""
+        found = copy.copy(self.structure)  # its places were checked when they were laid out
+        found.data = entries
+        return found
 
 
 class SparseKeying(LayerKeying):
@@ -84,8 +122,15 @@ class SparseKeying(LayerKeying):
         """A_i [W b; 0 1] A_{i-1}^-1 in float64."""
         return _sorted(self._output_key.matrix @ self._layout.matrix(values) @ self._input_key.inverse)
 
-    def protect(self, values: Singles) -> Singles:
-        """See `LayerKeying.protect`."""
+    def protecting(self, values: Singles) -> Work:
+        """See `LayerKeying.protecting`."""
+        return Work(self.structure.nnz, [], partial(self._entries, values))
+
+    def recovering(self, entries: Singles) -> Work:
+        """See `LayerKeying.recovering`."""
+        return Work(len(entries), [], partial(self._values, entries))
+
+    def _entries(self, values: Singles) -> Singles:
         found = self.product(values)
         places = self.structure
         if np.array_equal(found.indptr, places.indptr) and np.array_equal(found.indices, places.indices):
@@ -94,8 +139,7 @@ class SparseKeying(LayerKeying):
         rows = np.repeat(np.arange(places.shape[0]), np.diff(places.indptr))
         return np.asarray(found[rows, places.indices], np.float32).ravel()
 
-    def recover(self, entries: Singles) -> Singles:
-        """See `LayerKeying.recover`."""
+    def _values(self, entries: Singles) -> Singles:
         places = self.structure
         keyed = scipy.sparse.csr_array((entries.astype(np.float64), places.indices, places.indptr), shape=places.shape)
         plain = _sorted(self._output_key.inverse @ keyed @ self._input_key.matrix)
@@ -113,15 +157,9 @@ class MonomialKeying(LayerKeying):
         moved.has_sorted_indices = False
         moved.sort_indices()
         self._places = moved
+        row_gains, column_gains = (np.append(key.gains, 1.0) for key in (output_key, input_key))
         self._relabelling = Relabelling(
-            moved.indptr,
-            moved.indices,
-            moved.data,
-            np.append(output_key.gains, 1.0),
-            np.append(input_key.gains, 1.0),
-            np.argsort(output_key.permutation),
-            layout.rows_per_channel,
-            layout.value_count,
+            moved.indptr, moved.indices, moved.data, row_gains, column_gains, layout.value_count
         )
 
     @property
@@ -129,13 +167,15 @@ class MonomialKeying(LayerKeying):
         """The places; the data are the numbers of the values that stand there."""
         return self._places
 
-    def protect(self, values: Singles) -> Singles:
-        """See `LayerKeying.protect`."""
-        return self._relabelling.entries(values)
+    def protecting(self, values: Singles) -> Work:
+        """See `LayerKeying.protecting`."""
+        entries = np.empty(self._places.nnz, np.float32)
+        return Work(len(entries), self._relabelling.filling(values, entries), lambda: entries)
 
-    def recover(self, entries: Singles) -> Singles:
-        """See `LayerKeying.recover`."""
-        return (self._relabelling.totals(entries) / np.maximum(self._layout.placements, 1)).astype(np.float32)
+    def recovering(self, entries: Singles) -> Work:
+        """See `LayerKeying.recovering`."""
+        totals = self._relabelling.new_totals()
+        return Work(len(entries), self._relabelling.adding(entries, totals), lambda: self._relabelling.means(totals))
 
 
 def layer_keying(layout: ToeplitzLayout, output_key: PixelKey, input_key: PixelKey) -> LayerKeying:
@@ -157,6 +197,7 @@ class PixelTransform:
     def __init__(self, form: PixelForm, keys: PixelKeys) -> None:
         self._form, self._vector_keys = form, keys.vectors
         self._sizes = {spec.name: spec.size for spec in form.layout}
+        self._due = {spec.name: (spec.shape, spec.dtype) for spec in form.layout}
         self._layers = {
             name: layer_keying(step.layout, keys.spaces[step.space], keys.spaces[step.source_spaces[0]])
             for name, step in form.layers.items()
@@ -164,17 +205,22 @@ class PixelTransform:
 
     def protect(self, weights: Mapping[str, Tensor]) -> KeyedModel:
         """The keyed matrices and vectors; counters as they are. Raises MalformedMessage for other tensors."""
-        check_layout(weights, self._form.layout, "weights to be keyed")
-        flat = {name: tensor.detach().cpu().numpy().ravel() for name, tensor in weights.items()}
-        matrices, vectors = {}, {name: flat[name] for name in self._form.vectors if name in flat}
-        for name, step in self._form.layers.items():
-            values = np.concatenate([flat[tensor] for tensor in step.tensors])
-            matrices[name] = self._layers[name].matrix(values)
-            if separate_name(step) in self._form.vectors:
-                vectors[separate_name(step)] = values[step.layout.separate]
-        keyed = {name: _key_vector(vector, self._vector_keys[name]) for name, vector in vectors.items()}
-        counters = {name: weights[name].detach().cpu().clone() for name in self._form.counter_names}
-        return KeyedModel(matrices, {name: keyed[name] for name in self._form.vectors}, counters)
+        flat = self._flat(weights)
+        values = [np.concatenate([flat[tensor] for tensor in step.tensors]) for step in self._form.layers.values()]
+        entries = results(keying.protecting(each) for keying, each in zip(self._layers.values(), values, strict=True))
+        separate = {
+            separate_name(step): each[step.layout.separate]
+            for step, each in zip(self._form.layers.values(), values, strict=True)
+        }
+        vectors = {
+            name: _key_vector(flat[name] if name in flat else separate[name], self._vector_keys[name])
+            for name in self._form.vectors
+        }
+        return KeyedModel(
+            {name: keying.placed(each) for (name, keying), each in zip(self._layers.items(), entries, strict=True)},
+            vectors,
+            {name: weights[name].detach().cpu().clone() for name in self._form.counter_names},
+        )
 
     def recover(self, model: KeyedModel, where: str) -> Weights:
         """The inverse of `protect`; raises MalformedMessage where a matrix is not keyed with these keys.
@@ -183,27 +229,32 @@ class PixelTransform:
             model: a keyed model, or the mean of several.
             where: what it is, for the error's text.
         """
-        found = {name: _recover_vector(vector, self._vector_keys[name]) for name, vector in model.vectors.items()} | {
-            name: counter.numpy() for name, counter in model.counters.items()
-        }
-        for name, step in self._form.layers.items():
-            values = self._recovered_layer(name, model.matrices[name], where)
-            if separate_name(step) in found:
-                values[step.layout.separate] = found[separate_name(step)]
-            ends = np.cumsum([self._sizes[tensor] for tensor in step.tensors])
-            found |= zip(step.tensors, np.split(values, ends[:-1]), strict=True)
-        return {
-            spec.name: torch.from_numpy(np.array(found.get(spec.name, ()), copy=True))
-            .to(spec.dtype)
-            .reshape(spec.shape)
-            for spec in self._form.layout
-        }
+        for name, keying in self._layers.items():
+            if not _same_places(model.matrices[name], keying.structure):
+                raise MalformedMessage(f"{where}: the entries of layer {name!r} stand in other places than this key's")
+        vectors = {name: _recover_vector(vector, self._vector_keys[name]) for name, vector in model.vectors.items()}
+        layers = results(keying.recovering(model.matrices[name].data) for name, keying in self._layers.items())
+        found = {name: torch.from_numpy(vector) for name, vector in vectors.items()}
+        found |= {name: counter.clone() for name, counter in model.counters.items()}
+        for step, values in zip(self._form.layers.values(), layers, strict=True):
+            if separate_name(step) in vectors:
+                values[step.layout.separate] = vectors[separate_name(step)]
+            parts = torch.from_numpy(values).split([self._sizes[tensor] for tensor in step.tensors])
+            found |= zip(step.tensors, parts, strict=True)
+        return {spec.name: found.get(spec.name, torch.empty(0)).view(spec.shape) for spec in self._form.layout}
 
-    def _recovered_layer(self, name: str, matrix: scipy.sparse.csr_array, where: str) -> Singles:
-        places = self._layers[name].structure
-        if not (np.array_equal(matrix.indptr, places.indptr) and np.array_equal(matrix.indices, places.indices)):
-            raise MalformedMessage(f"{where}: the entries of layer {name!r} stand in other places than this key's")
-        return self._layers[name].recover(matrix.data)
+    def _flat(self, weights: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+        """The values of every tensor; raises like `check_layout`, which waits for PyTorch's threads at every tensor."""
+        if {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} == self._due:
+            found = {name: tensor.detach().cpu().numpy().ravel() for name, tensor in weights.items()}
+            if all(np.isfinite(values).all() for values in found.values()):
+                return found
+        check_layout(weights, self._form.layout, "weights to be keyed")
+        raise AssertionError("what is refused here does not fit the layout")
+
+
+def _same_places(one: scipy.sparse.csr_array, other: scipy.sparse.csr_array) -> bool:
+    return np.array_equal(one.indptr, other.indptr) and np.array_equal(one.indices, other.indices)
 
 
 def _key_vector(vector: Singles, key: PixelKey) -> Singles:

@@ -1,8 +1,9 @@
-"""Compiled loops of the monomial keys: one pass over a kernel that moves its runs and scales them.
+"""Compiled loops of the monomial keys: one pass over a tensor that moves its rows and columns and scales them.
 
-A run is what one output channel has of one input channel: the taps of a kernel, or the weights of a channel's pixels.
-Products and quotients are those of float32, value times (factor of the output * factor of the input), each rounded
-once, whatever the processor.
+Products and quotients are those of float32, value times (factor of the row * factor of the column), each rounded once,
+whatever the processor. A row is read and scaled in order, which vector instructions are made for, and its columns are
+moved from there. Rows are written in order and read from where the key says; since no processor can guess that, the
+memory is asked for them ahead.
 """
 
 from __future__ import annotations
@@ -13,62 +14,65 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from defenses.keynet.prefetch import prefetch
+
 Values: TypeAlias = npt.NDArray[np.float32]
 Places: TypeAlias = npt.NDArray[np.uint32]
 """Unsigned: no place counts from the end, which the compiler would otherwise have to ask of every one."""
 
+_AHEAD = 4
+"""Rows that are asked for before they are read."""
+
+_LINE = 16
+"""Values that the memory brings at once."""
+
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def multiply(
-    values: Values, targets: Places, columns: Places, out_factors: Values, in_factors: Values, taps: int, moved: Values
+    values: Values, origins: Places, columns: Places, row_factors: Values, column_factors: Values, moved: Values
 ) -> None:
-    """moved[o, run i] = values[r, run columns[g, i]] * (out_factors[o] * in_factors[g, i]); o = targets[r], g its group.
-
-    Rows are read in order and written where they go: a store need not be waited for.
+    """moved[r, i] = values[o, c] * (row_factors[r] * column_factors[g, c]); o = origins[r], g = r's group, c = columns[g, i].
 
     Args:
-        values: [outputs, inputs a group * taps].
-        targets: [outputs], the place that each row goes to.
-        columns: [groups, inputs a group], places within the group.
-        out_factors: [outputs].
-        in_factors: [groups, inputs a group].
-        taps: values a run.
+        values: [rows, columns a group].
+        origins: [rows], which row comes to each place.
+        columns: [groups, columns a group], which column comes to each place.
+        row_factors: [rows], where they are written.
+        column_factors: [groups, columns a group], where they are read.
         moved: like `values`; is filled.
     """
-    groups, width = columns.shape
-    size = len(targets) // groups
-    for block in range(groups):
-        group = targets[block * size] // size  # the rows of one group go to one group
-        places, inner = columns[group], in_factors[group]
-        for row in range(block * size, (block + 1) * size):
-            source, target, outer = values[row], moved[targets[row]], out_factors[targets[row]]
-            if taps == 1:
-                for run in range(width):
-                    target[run] = source[places[run]] * (outer * inner[run])
-                continue
-            for run in range(width):
-                factor = outer * inner[run]
-                for tap in range(taps):
-                    target[run * taps + tap] = source[places[run] * taps + tap] * factor
+    rows, width = values.shape
+    size = rows // len(columns)
+    scaled = np.empty(width, np.float32)
+    for row in range(rows):
+        source, target, outer = values[origins[row]], moved[row], row_factors[row]
+        places, inner = columns[row // size], column_factors[row // size]
+        _fetch_row(values, origins[min(row + _AHEAD, rows - 1)])
+        for column in range(width):
+            scaled[column] = source[column] * (outer * inner[column])
+        for column in range(width):
+            target[column] = scaled[places[column]]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def divide(
-    values: Values, targets: Places, columns: Places, out_factors: Values, in_factors: Values, taps: int, moved: Values
+    values: Values, origins: Places, columns: Places, row_factors: Values, column_factors: Values, moved: Values
 ) -> None:
     """Like `multiply`, divided by the factors."""
-    groups, width = columns.shape
-    size = len(targets) // groups
-    for block in range(groups):
-        group = targets[block * size] // size  # the rows of one group go to one group
-        places, inner = columns[group], in_factors[group]
-        for row in range(block * size, (block + 1) * size):
-            source, target, outer = values[row], moved[targets[row]], out_factors[targets[row]]
-            if taps == 1:
-                for run in range(width):
-                    target[run] = source[places[run]] / (outer * inner[run])
-                continue
-            for run in range(width):
-                factor = outer * inner[run]
-                for tap in range(taps):
-                    target[run * taps + tap] = source[places[run] * taps + tap] / factor
+    rows, width = values.shape
+    size = rows // len(columns)
+    scaled = np.empty(width, np.float32)
+    for row in range(rows):
+        source, target, outer = values[origins[row]], moved[row], row_factors[row]
+        places, inner = columns[row // size], column_factors[row // size]
+        _fetch_row(values, origins[min(row + _AHEAD, rows - 1)])
+        for column in range(width):
+            scaled[column] = source[column] / (outer * inner[column])
+        for column in range(width):
+            target[column] = scaled[places[column]]
+
+
+@numba.njit(cache=True)
+def _fetch_row(values: Values, row: int) -> None:
+    for column in range(0, values.shape[1], _LINE):
+        prefetch(values, row, column)  # type: ignore[call-arg]  # the typing context is Numba's own argument
