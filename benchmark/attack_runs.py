@@ -247,7 +247,7 @@ def _observation_digest(observation: Observation) -> str:
             for client, weights in observation.own_updates.items()
         },
         {name: dict(options) for name, options in observation.scheme.items()},
-        {str(oracle): value.tolist() for oracle, value in observation.oracles.items()},
+        {str(oracle): _tensor_digest(value) for oracle, value in observation.oracles.items()},
     )
 
 

@@ -18,10 +18,12 @@ from federation.threat import ADVERSARIES, Adversary
 CONTROL_ADVERSARY: Adversary = ADVERSARIES.get("server/oblivious")
 """Who looks in a positive control: where nothing is hidden, nobody needs to know more."""
 
+_BEYOND_THE_WIRE = frozenset({Need.OWN_UPDATE, Need.AUXILIARY})
+
 
 def control_adversary(attack: Attack, adversary: Adversary) -> Adversary:
-    """Who looks in the positive control of a cell: an attack that starts from its own client's update needs that one."""
-    return adversary if Need.OWN_UPDATE in attack.needs else CONTROL_ADVERSARY
+    """Who looks in the positive control of a cell: the same adversary where the attack needs more than the wire gives."""
+    return adversary if attack.needs & _BEYOND_THE_WIRE else CONTROL_ADVERSARY
 
 
 def with_undefended(defenses: Sequence[DefenseSpec]) -> tuple[DefenseSpec, ...]:

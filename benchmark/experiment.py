@@ -18,6 +18,8 @@ from federation.training import LocalTraining, Precision
 
 LAST = "last"
 
+BUILT_ORACLES = (Oracle.LABELS, Oracle.INITIAL_MODEL)
+
 
 class Algorithm(StrictModel):
     """FedAvg (McMahan 2016) or FedPAQ (Reisizadeh 2020), Algorithm 1 of each: K, C, B, E, eta, and who has which data.
@@ -254,8 +256,8 @@ class Experiment(StrictModel):
     @classmethod
     def _built_oracles(cls, value: tuple[Oracle, ...]) -> tuple[Oracle, ...]:
         for oracle in value:
-            if oracle is not Oracle.LABELS:
-                raise ValueError(f"the oracle {str(oracle)!r} is not built; there is: {Oracle.LABELS}")
+            if oracle not in BUILT_ORACLES:
+                raise ValueError(f"the oracle {str(oracle)!r} is not built; there are: {', '.join(BUILT_ORACLES)}")
         return value
 
     @pydantic.model_validator(mode="after")

@@ -26,7 +26,7 @@ from federation.threat import (
     readable,
 )
 from federation.training import LocalTraining
-from federation.weights import Weights
+from federation.weights import Weights, flatten, floating
 
 
 class ObservedRounds(Sequence[Observation]):
@@ -136,7 +136,12 @@ class ObservedRounds(Sequence[Observation]):
         return {envelope.sender: counts[envelope.sender] for envelope in cohort_names}, plan.algorithm.local
 
     def _granted(self, position: int) -> dict[Oracle, torch.Tensor]:
-        return {Oracle.LABELS: self.truth(position).labels} if Oracle.LABELS in self._oracles else {}
+        granted = {}
+        if Oracle.LABELS in self._oracles:
+            granted[Oracle.LABELS] = self.truth(position).labels
+        if Oracle.INITIAL_MODEL in self._oracles:
+            granted[Oracle.INITIAL_MODEL] = flatten(self._plan.initial_weights(), floating(self._plan.network.layout))
+        return granted
 
 
 class _Keys:

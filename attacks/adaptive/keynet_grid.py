@@ -1,0 +1,221 @@
+"""`keynet-grid`: Key-Net on pixels opened from one round's ciphertext, then gradient inversion in the attacker's frame."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attacks.adaptive.grid.colours import channel_orders, with_channels_in
+from attacks.adaptive.grid.network import Matrices, NetworkKey, open_network, opened_weights
+from attacks.adaptive.grid.template import KeyNotFoundError
+from attacks.adaptive.recovery import Recovery, WeightRecovery
+from attacks.base import ATTACKS, Budget, History, Need, Reconstruction
+from federation.network import Network
+from federation.threat import Observation, SparseLayers, Victim
+from federation.weights import Weights, floating
+
+STAGE = "keynet-toeplitz"
+
+Frames = tuple[NetworkKey, ...]
+"""What was found of a network's keys, in every frame that the ciphertext leaves open."""
+
+
+@ATTACKS.register("keynet-grid")
+@dataclass(frozen=True)
+class KeyNetGrid(WeightRecovery):
+    """Find the keys in where the entries stand and how they compare, open the update, invert it, and turn it upright.
+
+    No data and one round are enough for the keys. The pose of the images and the order of their channels, which the
+    ciphertext does not tell, are those in which all victims' images under one key are most like auxiliary ones. Where
+    the keys of some layers are found and those of others not, what was found is claimed and the images are the prior
+    guess.
+    """
+
+    name: ClassVar[str] = "keynet-grid"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.SCHEME, Need.AUXILIARY})
+    undoes: ClassVar[frozenset[str]] = frozenset({STAGE})
+    made_for: ClassVar[frozenset[str]] = frozenset({STAGE})
+
+    def recover_hidden(self, observation: Observation, victim: Victim) -> Recovery:
+        """The network's weights before and after the victim's training, in the attacker's frame."""
+        view = observation.view
+        if not isinstance(view, SparseLayers) or view.hidden_by != {STAGE} or victim.sender not in view.after:
+            return Recovery.nothing(f"there are no keyed matrices of {victim.sender}")
+        frames, reason = found_in(observation)
+        if not frames:
+            return Recovery.nothing(f"no key was found: {reason}")
+        before, after = (
+            opened_weights(observation.network, frames[0], matrices)
+            for matrices in (view.before, view.after[victim.sender])
+        )
+        findings = _findings(observation, frames, before)
+        missing = [spec.name for spec in observation.network.layout if spec.name not in before]
+        if missing:
+            return Recovery.nothing(f"{missing[0]} and more stay keyed: {frames[0].reason}", findings)
+        return InFrame(before, after, findings)
+
+    def reconstruct(
+        self, history: History, victims: Sequence[Victim], *, generator: torch.Generator, budget: Budget
+    ) -> list[Reconstruction]:
+        """See `Attack.reconstruct`."""
+        found = WeightRecovery.reconstruct(self, history, victims, generator=generator, budget=budget)
+        groups: dict[_KeyedModel, list[int]] = {}
+        for index, victim in enumerate(victims):
+            observation = history[victim.observation]
+            if isinstance(observation.view, SparseLayers):
+                groups.setdefault(_KeyedModel.of(observation), []).append(index)
+        for model, members in groups.items():
+            frames, _ = _opened(model)
+            observation = history[victims[members[0]].observation]
+            if frames:
+                for index, item in zip(
+                    members, _upright(frames, [found[i] for i in members], observation), strict=True
+                ):
+                    found[index] = item
+        return found
+
+
+@dataclass(frozen=True)
+class InFrame(Recovery):
+    """Weights in a frame in which the order of the image's channels is not known."""
+
+    def observed(self, observation: Observation, sender: str) -> Observation | None:
+        """As observed, with one normalisation for all channels: the mean of theirs."""
+        seen = Recovery.observed(self, observation, sender)
+        if seen is None:
+            return None
+        mean, deviation = (
+            (sum(values) / len(values),) * len(values) for values in (observation.mean, observation.deviation)
+        )
+        return replace(seen, mean=mean, deviation=deviation)
+
+
+def found_in(observation: Observation) -> tuple[Frames, str]:
+    """The keys that an observation of keyed matrices gives away, in every frame; none, and why."""
+    return _opened(_KeyedModel.of(observation))
+
+
+@dataclass(frozen=True)
+class _KeyedModel:
+    """The model that a round began with; equal where all bytes of it are.
+
+    Attributes:
+        network: the architecture.
+        unit_gains: whether the scheme's public options say that gains are 1.
+        digest: of the matrices.
+        matrices: by layer.
+    """
+
+    network: Network
+    unit_gains: bool
+    digest: bytes
+    matrices: Matrices = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, observation: Observation) -> _KeyedModel:
+        view = observation.view
+        assert isinstance(view, SparseLayers), "looked at before"
+        digest = hashlib.sha256()
+        for name in sorted(view.before):
+            matrix = view.before[name]
+            for part in (matrix.data, matrix.indices, matrix.indptr):
+                digest.update(part.tobytes())
+        unit_gains = observation.scheme.get(STAGE, {}).get("gain_range") == 1
+        return cls(observation.network, unit_gains, digest.digest(), view.before)
+
+
+@lru_cache(maxsize=4)
+def _opened(model: _KeyedModel) -> tuple[Frames, str]:
+    """Kept for the other victims of the same round."""
+    try:
+        return tuple(open_network(model.network, model.matrices, unit_gains=model.unit_gains)), ""
+    except KeyNotFoundError as error:
+        return (), str(error)
+
+
+def _findings(observation: Observation, frames: Frames, before: Weights) -> dict[str, float]:
+    layers = {**frames[0].layers, **frames[0].islands}
+    total = sum(spec.size for spec in floating(observation.network.layout))
+    return {
+        "share of weights opened": sum(tensor.numel() for tensor in before.values()) / total,
+        "convolutions opened": float(len(layers)),
+        "poses left open": float(len(frames)),
+        "key residual": max(layer.residual for layer in layers.values()),
+    }
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """All images in one of the frames and orders of channels that are left.
+
+    Attributes:
+        frame: the keys in that frame, the image's channels in that order.
+        images: [N, C, H, W] in [0, 1].
+        likeness: to public images.
+    """
+
+    frame: NetworkKey
+    images: Tensor
+    likeness: float
+
+
+def _upright(frames: Frames, found: Sequence[Reconstruction], observation: Observation) -> list[Reconstruction]:
+    """Reconstructions under one key, all in the frame in which they are most like public images."""
+    inverted = [item for item in found if item.recovered_weights is not None]
+    if not inverted:
+        return [replace(item, key_claims=frames[0].claims()) for item in found]
+    images = torch.cat([item.images for item in inverted])
+    best = max(_guesses(frames, images, observation), key=lambda guess: guess.likeness)
+    parts = iter(best.images.split([len(item.images) for item in inverted]))
+    claims = best.frame.claims()
+    return [
+        replace(item, key_claims=claims)
+        if item.recovered_weights is None
+        else replace(
+            item,
+            images=next(parts),
+            labels=None,  # classes are numbered as they come
+            recovered_weights=None,  # they are an equivalent network's, not the true ones
+            key_claims=claims,
+            findings={**item.findings, "likeness to auxiliary images": best.likeness},
+        )
+        for item in found
+    ]
+
+
+def _guesses(frames: Frames, images: Tensor, observation: Observation) -> Iterator[_Guess]:
+    """The images, of the first frame, in every frame and order of channels."""
+    public = observation.auxiliary
+    assert public is not None, "the harness checked what this attack needs"
+    for frame in frames:
+        turned = frames[0].seen_in(frame, images).double().numpy()
+        connected = channel_orders(turned, frame.template)
+        for order in itertools.permutations(range(images.shape[1])):
+            orders = connected[:, list(order)]
+            sorted_images = torch.from_numpy(with_channels_in(turned, orders)).float()
+            pixels = _renormalised(sorted_images, observation)
+            yield _Guess(frame.with_channels_in(orders), pixels, _likeness(pixels, public.pixels))
+
+
+def _renormalised(images: Tensor, observation: Observation) -> Tensor:
+    """Images that were opened with one normalisation for all channels, with each channel's own."""
+    if images.shape[1] == 1:
+        return images
+    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.deviation))
+    return ((images - mean.mean()) / deviation.mean() * deviation + mean).clamp(0, 1)
+
+
+def _likeness(images: Tensor, public: Tensor) -> float:
+    """Mean over images [N, C, H, W] of the largest correlation with any public one."""
+    ours, theirs = (
+        F.normalize(part.flatten(1) - part.flatten(1).mean(1, keepdim=True), dim=1) for part in (images, public)
+    )
+    return float((ours @ theirs.T).amax(1).mean())
