@@ -126,7 +126,7 @@ def test_deviations_carry_the_runs_own_figures(finished: Finished) -> None:
     assert f"{100 * accuracy('plain'):.1f}% under FedAvg, {100 * accuracy('qsgd'):.1f}% under FedPAQ" in words
     assert f"centralised {100 * trainings['', 'centralised']:.1f}%" in words
     for one, other in (("keynet", "plain"), ("keynet-quantized", "qsgd")):
-        assert f"{100 * (accuracy(one) - accuracy(other)):+.2f} points for LeNet on MNIST (printed -2)" in words
+        assert f"{100 * (accuracy(one) - accuracy(other)):+.2f} points for LeNet on MNIST (printed -2;" in words
     images = finished.run.images.merge(finished.run.cells, on="cell")
     with_key = images[
         (images["position"] == "collusion") & (images["defense"] == "keynet") & (images["victim_kind"] == "probe")
@@ -207,6 +207,24 @@ def made_up(finished: Finished, **columns: float) -> RunTables:
 def test_deviations_follow_the_tables(finished: Finished, columns: dict[str, float], expected: str) -> None:
     rows = deviations({"lenet": made_up(finished, **columns)}, finished.result.networks)
     assert expected in " ".join(row.effect for row in rows)
+
+
+def test_a_change_is_set_beside_the_plain_networks_own_swings(finished: Finished) -> None:
+    trainings = finished.run.trainings.copy()
+    trainings["accuracy_by_round"] = [[0.1, 0.9, 0.5, 0.55, 0.45]] * len(trainings)
+    rows = deviations({"lenet": replace(finished.run, trainings=trainings)}, finished.result.networks)
+    said = next(row.effect for row in rows if "floating-point" in row.what)
+    assert "the plain network alone moves by up to 10.0)" in said, "the first half of training does not count"
+
+
+def test_an_attack_that_fails_on_plain_weights_shows_nothing(finished: Finished) -> None:
+    found = {}
+    for psnr in (5.0, 25.0):
+        images = finished.run.images.assign(psnr=psnr, floor_mean=12.0)
+        rows = deviations({"lenet": replace(finished.run, images=images)}, finished.result.networks)
+        found[psnr] = next(row.effect for row in rows if "figure 4.7" in row.what)
+    assert "shows nothing either way" in found[5.0]
+    assert "shows nothing either way" not in found[25.0]
 
 
 def test_deviations_of_a_refused_key_say_why(finished: Finished) -> None:
