@@ -11,9 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, UnidentifiedImageError
 
-from federation.errors import DataError
+from leaderboard.figures.stored_images import read_image
 from leaderboard.figures.style import INK, QUIET, Picture, file_name, look, png
 from leaderboard.lines import Line, Setting
 from leaderboard.ranking import Ranking
@@ -97,8 +96,8 @@ def _draw(directory: Path, lines: Sequence[Line]) -> bytes:
             _label(axes, line, top)
             for index, image in enumerate(_picks(line)):
                 left = LABEL + index * PAIR
-                _show(axes, _read(directory, str(image["original"])), left, top)
-                _show(axes, _read(directory, str(image["reconstruction"])), left + 1 + SEAM, top)
+                _show(axes, read_image(directory, str(image["original"])), left, top)
+                _show(axes, read_image(directory, str(image["reconstruction"])), left + 1 + SEAM, top)
                 below = (left + 1.5 + SEAM, top + 1.04)
                 axes.text(*below, f"{image['psnr']:.1f} dB", fontsize=8, ha="center", va="top")
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
@@ -125,16 +124,3 @@ def _show(axes: Axes, image: npt.NDArray[np.uint8], left: float, top: float) -> 
     extent = (left, left + 1, top + 1, top)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
     axes.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor="#cbd2d9", linewidth=0.6))
-
-
-def _read(directory: Path, name: str) -> npt.NDArray[np.uint8]:
-    path = (directory / name).resolve()
-    if not path.is_relative_to(directory.resolve()):
-        raise DataError(f"{directory}: image {name!r} lies outside the run's folder")
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing, the run's image table names it") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path}: not a readable image: {error}") from error

@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, UnidentifiedImageError
 
-from federation.errors import DataError
+from leaderboard.figures.stored_images import read_image
 from leaderboard.figures.style import INK, look, png
 
 
@@ -88,21 +85,3 @@ def _place(axes: Axes, tile: Tile, left: float, top: float, directory: Path) -> 
     image = read_image(directory, tile.file)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
     axes.text(left + 0.5, top + 1.03, tile.word, ha="center", va="top", fontsize=7, color=INK)
-
-
-def read_image(directory: Path, name: str) -> npt.NDArray[np.uint8]:
-    """An image of the result: grey [H, W] or colour [H, W, 3], 8 bits.
-
-    Raises:
-        DataError: missing, unreadable, or outside `directory`.
-    """
-    path = (directory / name).resolve()
-    if not path.is_relative_to(directory.resolve()):
-        raise DataError(f"{directory}: image {name!r} lies outside the result's folder")
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing, the result names it; run the command again") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path}: not a readable image: {error}") from error

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from benchmark.store import Manifest
 from leaderboard.figures import Picture
-from leaderboard.figures.style import file_name
-from leaderboard.lines import Verdict
 from leaderboard.site.environment import render_page
-from leaderboard.tables import Table, legend
-from leaderboard.tables.model import Reach
+from leaderboard.tables import Table
 
 
 @dataclass(frozen=True)
@@ -60,17 +55,4 @@ class ReproductionPage:
 
 def build_reproduction_page(content: ReproductionPage) -> str:
     """The page as HTML. Every text is escaped by the template engine, wherever it comes from."""
-    return render_page(
-        "reproduction.html",
-        chip=_chip,
-        content=content,
-        manifest=content.manifest,
-        pretty_config=json.dumps(content.manifest.config, indent=2, sort_keys=True, ensure_ascii=False),
-        legend=legend,
-        page=Reach.PAGE,
-    )
-
-
-def _chip(value: Any) -> str:
-    """CSS class of a verdict, "" for any other value."""
-    return f"chip {file_name(value.name)}" if isinstance(value, Verdict) else ""
+    return render_page("reproduction.html", manifest=content.manifest, content=content)

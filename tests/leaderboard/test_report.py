@@ -124,7 +124,7 @@ def test_a_missing_picture_is_one_clear_error(make_run: Any, tmp_path: Path) -> 
     folder = small(make_run).write(tmp_path, pictures=True)
     for path in (folder / "images").glob("original-*.png"):
         path.unlink()
-    with pytest.raises(DataError, match=r"original-\d\.png: missing, the run's image table names it"):
+    with pytest.raises(DataError, match=r"original-\d\.png: missing, the results name it"):
         write_report(folder)
 
 
@@ -139,7 +139,7 @@ def test_a_picture_that_is_none_is_one_clear_error(make_run: Any, tmp_path: Path
 def test_pictures_outside_the_run_are_refused(make_run: Any, tmp_path: Path) -> None:
     builder = small(make_run)
     builder.image_rows = [replace(row, original="../elsewhere.png") for row in builder.image_rows]
-    with pytest.raises(DataError, match="lies outside the run's folder"):
+    with pytest.raises(DataError, match="lies outside the results' folder"):
         write_report(builder.write(tmp_path, pictures=True))
 
 
