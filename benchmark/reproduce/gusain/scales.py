@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmark.experiment import Algorithm, AttackSpec, Experiment
 from benchmark.experiment_files import load_experiment
@@ -59,7 +60,7 @@ def budget(experiment: Experiment) -> str:
 
 
 def _attack(experiment: Experiment, attack: AttackSpec) -> str:
-    options = ", ".join(f"{name} {value:g}" for name, value in attack.options.items())
+    options = ", ".join(_named(attack.options))
     words = (
         f"{attack.label}: {attack.evaluations:,} gradient evaluations a probe, {_counted(attack.restarts, 'restart')}"
     )
@@ -67,6 +68,15 @@ def _attack(experiment: Experiment, attack: AttackSpec) -> str:
     if real_round is not None:
         words += f"; {real_round.evaluations or attack.evaluations:,} on the message of a real round"
     return words + (f" ({options})" if options else "")
+
+
+def _named(options: Mapping[str, Any]) -> Iterator[str]:
+    """Each option and its value; those of an inner attack among them."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _named(value)
+        else:
+            yield f"{name} {value}"
 
 
 def victims(experiment: Experiment) -> str:
