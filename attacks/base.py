@@ -65,7 +65,9 @@ class Reconstruction:
         seconds: wall-clock seconds spent on this victim (the call's, shared out).
         recovered_weights: true weights that it claims to have recovered, by name.
         findings: further figures by name.
-        key_claims: what it claims about keys, by name; the defense scores them.
+        key_claims: what it claims about keys, by name; the defense scores them. Of keys that move and scale the entries
+            of a space: "places.SPACE", integers, which entry stands at each place of what is read (-1: not known), and
+            "gains.SPACE", the factor at each of those places (NaN: not known).
         note: in words, what a reader of the row should know (such as that there was no signal).
     """
 

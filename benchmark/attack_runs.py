@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class StoredReconstruction:
         labels: int64 [m], or None.
         objective, evaluations, seconds, findings, note: as the attack gave them.
         recovered_weights: the weights that the attack claims to have recovered, by name; empty for none.
+        key_claims: what it claims about keys, by name; empty for nothing.
     """
 
     images: Tensor
@@ -48,6 +49,7 @@ class StoredReconstruction:
     findings: dict[str, float]
     note: str
     recovered_weights: Weights = field(default_factory=dict)
+    key_claims: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class AttackRun:
                     tensors.get(f"{index}.labels"),
                     **facts,
                     recovered_weights=_named(tensors, f"{index}.recovered."),
+                    key_claims=_named(tensors, f"{index}.key_claims."),
                 )
                 for index, facts in enumerate(content["reconstructions"])
             )
@@ -91,6 +94,7 @@ class AttackRun:
             if item.labels is not None:
                 tensors[f"{index}.labels"] = item.labels
             tensors |= {f"{index}.recovered.{name}": tensor for name, tensor in item.recovered_weights.items()}
+            tensors |= {f"{index}.key_claims.{name}": tensor for name, tensor in item.key_claims.items()}
             names = ("objective", "evaluations", "seconds", "findings", "note")
             facts.append({name: getattr(item, name) for name in names})
         packed = tensors_to_bytes(tensors)
@@ -183,8 +187,17 @@ def _stored(item: Reconstruction, seconds: float = 0.0) -> StoredReconstruction:
         float(seconds),
         {str(name): float(value) for name, value in item.findings.items()},
         str(item.note),
-        {str(name): tensor.detach().cpu() for name, tensor in (item.recovered_weights or {}).items()},
+        _kept(item.recovered_weights or {}),
+        _kept(item.key_claims),
     )
+
+
+def _kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that can be stored, also where an attack gave one tensor for several victims or names."""
+    for name, tensor in tensors.items():
+        if torch.as_tensor(tensor).layout is not torch.strided:
+            raise ValueError(f"{name}: a dense tensor is due, not {tensor.layout}")
+    return {str(name): torch.as_tensor(tensor).detach().cpu().clone() for name, tensor in tensors.items()}
 
 
 def _named(tensors: Weights, prefix: str) -> Weights:

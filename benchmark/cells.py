@@ -14,12 +14,14 @@ from benchmark.artefacts import Plan, digest, source_digest
 from benchmark.attack_runs import AttackRun, run_attack, run_prior_guess
 from benchmark.controls import earned_shortcut_of
 from benchmark.experiment import AttackSpec
+from benchmark.key_scores import key_scores
 from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.observations import ObservedRounds
 from benchmark.recovered_weights import shares_recovered
 from benchmark.scoring import perceptual_metrics, score_run
 from benchmark.store import EVALUATOR_VERSION, CellRow, ImageRow, Outcome, Role, VictimKind
 from benchmark.training_plan import TrainingPlan
+from defenses.base import MalformedKeyClaim
 from federation.errors import DataError
 from federation.files import write_text
 from federation.seeds import seed_for
@@ -130,8 +132,12 @@ def _evaluated(cell: Cell) -> CellResult:
         run = run_attack(cell.attack_spec, history, victims, cell.plan.workspace, seed)
     if run.crash:
         return CellResult(_row(cell, "crashed", run.crash, None), ())
+    try:
+        scored = [*shares_recovered(run, history, victims), *key_scores(run, history, victims)]
+    except MalformedKeyClaim as error:
+        return CellResult(_row(cell, "crashed", f"key claims: {error}", None), ())
     images = score_run(cell.identifier, run, cell.plan, history, victims, cell.kind)
-    return CellResult(_row(cell, outcome, detail, run, shares_recovered(run, history, victims)), tuple(images))
+    return CellResult(_row(cell, outcome, detail, run, scored), tuple(images))
 
 
 def _outcome(cell: Cell, observation: Observation, victims: list[Victim]) -> tuple[Outcome, str]:

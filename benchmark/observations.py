@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import overload
 
@@ -70,6 +70,20 @@ class ObservedRounds(Sequence[Observation]):
     def truth(self, index: int) -> Truth:
         """What the victim of one round really was: for the referee."""
         return Truth.load(self._plan.directory / f"{self._names[index]}.truth")
+
+    def score_key_claims(self, claims: Mapping[str, torch.Tensor], victim: Victim) -> Mapping[str, float]:
+        """How right claims about keys are, by the keys of the rounds observed: for the referee.
+
+        Raises:
+            MalformedKeyClaim: for claims that cannot be about keys of this defense.
+        """
+        return self._plan.defense.score_key_claims(
+            claims,
+            network=self._plan.network,
+            victim=victim.sender,
+            held=self._states.of(self._holds),
+            keys=self._states.of((victim.sender,)).get(victim.sender, b""),
+        )
 
     def victims(self) -> list[Victim]:
         """The victims, one an observed round."""

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from torch import Tensor
+
+from federation.errors import KeyholeError
 from federation.messages import Transcript
 from federation.network import Network
 from federation.protocol import Parties
@@ -21,6 +24,10 @@ class Claim(StrEnum):
     HIDDEN = "hidden"
     TRANSFORMED = "permuted or scaled"
     PLAIN = "plain"
+
+
+class MalformedKeyClaim(KeyholeError):
+    """A claim about keys that cannot be one: an unknown name, a wrong size, places that two claim, a gain under zero."""
 
 
 class Defense(ABC):
@@ -77,6 +84,29 @@ class Defense(ABC):
     @abstractmethod
     def scheme(self) -> Mapping[str, Mapping[str, object]]:
         """Public description by stage: every option, no key. An adaptive adversary knows it; results store it."""
+
+    def score_key_claims(
+        self,
+        claims: Mapping[str, Tensor],
+        *,
+        network: Network,
+        victim: str,
+        held: Mapping[str, bytes],
+        keys: bytes,
+    ) -> Mapping[str, float]:
+        """How right an attack's claims about keys are, for the referee, as findings by name; nothing by default.
+
+        Args:
+            claims: what the attack claims, by name.
+            network: the public architecture.
+            victim: the client whose update was attacked.
+            held: what the position held, by party: it decides in whose frame the position read the update.
+            keys: this client's own state in that round, serialised.
+
+        Raises:
+            MalformedKeyClaim: for claims that cannot be about keys of this defense.
+        """
+        return {}
 
     def plain_share(self, network: Network) -> float:
         """Share of the values of an upload that cross the wire as they are, 0 to 1."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from torch import Tensor
+
 from defenses.base import Claim, Defense, Magnitudes
+from defenses.keyrings import keyring_from_bytes
 from defenses.parties import StackAgent, StackClient, StackServer
 from defenses.reading import read_stack
-from defenses.stages import Codec, KeyMaterial, Stage, Transform
+from defenses.stages import Codec, KeyMaterial, KeysInForce, Stage, Transform
 from federation.errors import UsageError
-from federation.messages import Transcript
+from federation.messages import SERVER, Transcript
 from federation.network import Network
 from federation.protocol import Parties
 from federation.secret_root import SecretRoot
@@ -93,6 +96,27 @@ class Stack(Defense):
             bound += growth * transform.stated_error(magnitudes.scaled(growth))
             growth *= transform.amplification
         return bound + growth * self.codec.stated_error(magnitudes.scaled(growth))
+
+    def score_key_claims(
+        self,
+        claims: Mapping[str, Tensor],
+        *,
+        network: Network,
+        victim: str,
+        held: Mapping[str, bytes],
+        keys: bytes,
+    ) -> Mapping[str, float]:
+        """What the outermost stage that knows such claims makes of them: its keys are those on the wire."""
+        if not claims or not keys:
+            return {}
+        own = keyring_from_bytes(keys, self.stages, f"the state of {victim}")
+        server = keyring_from_bytes(held[SERVER], self.stages, "the server's state") if held.get(SERVER) else {}
+        for stage in reversed(self.stages):
+            in_force = KeysInForce(victim, own[stage.name], server.get(stage.name, KeyMaterial()))
+            scores = stage.score_key_claims(claims, network, in_force)
+            if scores:
+                return scores
+        return {}
 
     def leaky_twin(self) -> Stack:
         """The stack of the stages' leaky twins."""

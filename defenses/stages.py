@@ -57,6 +57,21 @@ class KeyRequest:
         return self.roots(self.epoch)
 
 
+@dataclasses.dataclass(frozen=True)
+class KeysInForce:
+    """The true keys of an update that was attacked; the referee's alone.
+
+    Attributes:
+        client: who sent it.
+        key: this client's key material of one stage.
+        server: the server's, where the position read the update as the server does, in the server's frame.
+    """
+
+    client: str
+    key: KeyMaterial
+    server: KeyMaterial = dataclasses.field(default_factory=KeyMaterial)
+
+
 class Stage(ABC):
     """One layer of a defense.
 
@@ -103,6 +118,12 @@ class Stage(ABC):
     def opens(self, material: KeyMaterial) -> bool:
         """Whether this key material suffices to undo the stage."""
         return not self.keyed or bool(material.secret or material.public)
+
+    def score_key_claims(
+        self, claims: Mapping[str, Tensor], network: Network, keys: KeysInForce
+    ) -> Mapping[str, float]:
+        """How right claims about this stage's keys are; nothing by default. Raises MalformedKeyClaim."""
+        return {}
 
     @abstractmethod
     def stated_error(self, magnitudes: Magnitudes) -> float:

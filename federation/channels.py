@@ -1,7 +1,7 @@
 """Channel spaces by graph: which axes of which tensors must share a key, for any convolutional network.
 
-Each operation of the traced network either passes the channel space of its input on, joins two of them, or
-(convolution, linear layer) begins a new one.
+Each operation of the traced network either passes the channel spaces of its input on, joins those of two inputs or puts
+them side by side, or (convolution, linear layer) begins a new one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch.fx
 from torch import nn
 
-from federation.channel_map import ChannelMap, ChannelSpace, Passage, SpaceSolver, TensorAxes
+from federation.channel_map import ChannelMap, ChannelSpace, Passage, TensorAxes
+from federation.channel_solver import SpaceSolver
 from federation.errors import UsageError
-from federation.tracing import TracedNetwork
+from federation.tracing import TracedNetwork, concatenated
 
 __all__ = ["ChannelMap", "ChannelSpace", "TensorAxes", "trace_channels"]
 
@@ -57,9 +58,9 @@ def _check_complete(model: nn.Module, channel_map: ChannelMap) -> None:
 
 @dataclass(frozen=True)
 class _Channels:
-    """The channel axis (axis 1) of a result: a space, each channel as a run of `expansion` entries."""
+    """The channel axis (axis 1) of a result: one or more spaces, each channel as a run of `expansion` entries."""
 
-    space: int
+    spaces: tuple[int, ...]
     expansion: int = 1
 
 
@@ -83,20 +84,20 @@ class _Walk:
             **dict.fromkeys(("flatten", "view", "reshape", "squeeze"), self._reshape),
             **dict.fromkeys(("add", "sub"), self._sum),
             **dict.fromkeys(("mul", "truediv", "div"), self._product),
+            **dict.fromkeys(("cat", "concat", "concatenate"), self._concatenation),
         }
 
     def solve(self) -> ChannelMap:
         """Visit every node; the channel map of the whole."""
-        image: int | None = None
+        image: tuple[int, ...] = ()
         for node in self._network.nodes:
             if node.op == "get_attr" or (node.op != "output" and node not in self._shapes):
                 continue  # numbers, sizes and constants have no channels
             if node.op == "placeholder":
-                image = self._begin(node, self._shapes[node][1])
+                image = (self._begin(node, self._shapes[node][1]),)
                 self._channels[node] = _Channels(image)
             elif node.op == "output":
-                assert image is not None, "a graph begins with its placeholders, and the network ran on an image"
-                return self._solver.solve(image, self._source(node, node.args[0]).space)
+                return self._solver.solve(image, self._source(node, node.args[0]).spaces)
             else:
                 self._channels[node] = self._visit(node)
         raise AssertionError("a traced graph ends with its output node")
@@ -107,7 +108,7 @@ class _Walk:
             raise self._network.refusal(
                 node,
                 "no channel key can be carried through it; use PyTorch's convolution, linear and batch norm layers, "
-                "elementwise activations, pooling, flatten and residual sums",
+                "elementwise activations, pooling, flatten, residual sums and concatenations",
             )
         return self._rules[operation](node, operation)
 
@@ -120,9 +121,9 @@ class _Walk:
             raise self._network.refusal(node, "a convolution of something else than a batch of feature maps")
         out = self._begin(node, layer.out_channels)
         if layer.groups > 1:
-            self._solver.link_groups(source.space, out, layer.groups, self._network.place(node))
-        self._declare(node, TensorAxes(out, source.space, groups=layer.groups))
-        return _Channels(out)
+            self._solver.link_groups(source.spaces, out, layer.groups)
+        self._declare(node, TensorAxes((out,), source.spaces, groups=layer.groups))
+        return _Channels((out,))
 
     def _linear(self, node: torch.fx.Node, _: str) -> _Channels:
         layer, source = self._network.module(node), self._source(node, node.args[0])
@@ -132,20 +133,20 @@ class _Walk:
                 node, "a linear layer needs one vector an image; flatten the feature maps first"
             )
         out = self._begin(node, layer.out_features)
-        self._declare(node, TensorAxes(out, source.space, source.expansion))
-        return _Channels(out)
+        self._declare(node, TensorAxes((out,), source.spaces, source.expansion))
+        return _Channels((out,))
 
     def _batch_norm(self, node: torch.fx.Node, operation: str) -> _Channels:
         source = self._source(node, node.args[0])
         if source.expansion != 1:
             raise self._network.refusal(node, "batch norm over flattened feature maps; put it before the flatten")
         self._pass_through(node, source, operation)
-        self._declare(node, TensorAxes(source.space))
+        self._declare(node, TensorAxes(source.spaces))
         return source
 
     def _declare(self, node: torch.fx.Node, kernel: TensorAxes) -> None:
         """Kernels lie in both spaces, vectors in the output space alone, counters in none."""
-        axes_by_rank = {0: TensorAxes(None), 1: TensorAxes(kernel.out_space)}
+        axes_by_rank = {0: TensorAxes(()), 1: TensorAxes(kernel.out_spaces)}
         for name, tensor in self._network.module(node).state_dict().items():
             self._solver.declare(f"{node.target}.{name}", axes_by_rank.get(tensor.ndim, kernel))
 
@@ -188,7 +189,7 @@ class _Walk:
         if before[:2] == after[:2]:
             return source
         if tuple(after) == (before[0], math.prod(before[1:])):
-            return _Channels(source.space, math.prod(before[2:]))
+            return _Channels(source.spaces, source.expansion * math.prod(before[2:]))
         raise self._network.refusal(node, f"{operation} from {tuple(before)} to {tuple(after)}; flatten from axis 1 on")
 
     def _sum(self, node: torch.fx.Node, operation: str) -> _Channels:
@@ -198,7 +199,7 @@ class _Walk:
             raise self._network.refusal(
                 node, f"{operation} of {tuple(shape)} and {tuple(other_shape)}; both need the same channels on axis 1"
             )
-        self._solver.join(one.space, other.space)
+        self._solver.join(one.spaces, other.spaces)
         return one
 
     def _product(self, node: torch.fx.Node, operation: str) -> _Channels:
@@ -213,13 +214,24 @@ class _Walk:
         self._pass_through(node, product, operation)
         return product
 
+    def _concatenation(self, node: torch.fx.Node, operation: str) -> _Channels:
+        terms, axis = concatenated(node)
+        sources = [self._source(node, term) for term in terms]
+        if axis is None or axis % len(self._shapes[node]) != 1:
+            raise self._network.refusal(node, f"{operation} along another axis than the channels (axis 1)")
+        if len({source.expansion for source in sources}) > 1:
+            raise self._network.refusal(
+                node, f"{operation} of feature maps that were flattened at different sizes; pool them to one size first"
+            )
+        return _Channels(tuple(space for source in sources for space in source.spaces), sources[0].expansion)
+
     def _begin(self, node: torch.fx.Node, size: int) -> int:
         """The new space that the node's results lie in."""
         return self._solver.add(size, self._network.place(node))
 
     def _pass_through(self, node: torch.fx.Node, channels: _Channels, operation: str) -> None:
         """Note that the channels pass an operation that is not linear."""
-        self._solver.pass_through(channels.space, Passage(operation, self._network.place(node)))
+        self._solver.pass_through(channels.spaces, Passage(operation, self._network.place(node)))
 
     def _source(self, node: torch.fx.Node, argument: object) -> _Channels:
         """The channels of an argument of `node`."""

@@ -90,6 +90,13 @@ class TracedNetwork:
         return UsageError(f"{self.place(node)}: {reason}")
 
 
+def concatenated(node: torch.fx.Node) -> tuple[Sequence[object], int | None]:
+    """The terms of a node that concatenates its first argument, and along which axis; None for no number."""
+    terms = node.args[0]
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    return terms if isinstance(terms, list | tuple) else (terms,), axis if isinstance(axis, int) else None
+
+
 def _shapes(traced: torch.fx.GraphModule, image_shape: Sequence[int]) -> dict[torch.fx.Node, torch.Size]:
     found: dict[torch.fx.Node, torch.Size] = {}
 

@@ -34,17 +34,22 @@ def keys_by_division(known: Weights, keyed: Weights, channel_map: ChannelMap) ->
     images = [space for space in channel_map.spaces if space.role == "input"]
     gains = {space.index: torch.ones(space.size, dtype=torch.float64) for space in images}
     places = {space.index: torch.arange(space.size) for space in images}
-    kernels = [name for name, axes in channel_map.axes.items() if axes.in_space is not None]
-    while pending := [name for name in kernels if channel_map.axes[name].out_space not in gains]:
-        name = next((name for name in pending if channel_map.axes[name].in_space in gains), None)
+    kernels = [name for name, axes in channel_map.axes.items() if axes.in_spaces]
+    while pending := [name for name in kernels if not gains.keys() >= {*channel_map.axes[name].out_spaces}]:
+        name = next((name for name in pending if gains.keys() >= {*channel_map.axes[name].in_spaces}), None)
         if name is None:
             return None
         axes = channel_map.axes[name]
         reading = ClaimedKeys(gains, places).undo({name: keyed[name]}, channel_map)[name]
-        key = _row_key(per_channel(known[name].double(), axes), per_channel(reading.double(), axes))
-        if key is None or axes.out_space is None:
-            return None
-        gains[axes.out_space], places[axes.out_space] = key
+        sizes = [channel_map.spaces[space].size for space in axes.out_spaces]
+        rows, seen = (per_channel(values.double(), axes).split(sizes) for values in (known[name], reading))
+        for space, part, seen_part in zip(axes.out_spaces, rows, seen, strict=True):
+            if space in gains:
+                continue
+            key = _row_key(part, seen_part)
+            if key is None:
+                return None
+            gains[space], places[space] = key
     return ClaimedKeys(gains, places)
 
 

@@ -6,7 +6,8 @@ places[i]. What lies in which space is a public fact about the network (`federat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ class ClaimedKeys:
     def undo(self, weights: Weights, channel_map: ChannelMap) -> Weights:
         """The weights with the claimed keys undone, tensors of the same types and shapes; counters stay as they are."""
         return {
-            name: tensor.clone() if axes.out_space is None else self._undone(tensor, axes, channel_map)
+            name: tensor.clone() if not axes.out_spaces else self._undone(tensor, axes, channel_map)
             for name, tensor in weights.items()
             for axes in (channel_map.axes[name],)
         }
@@ -43,40 +44,41 @@ class ClaimedKeys:
         return {f"{part}.{space}": tensor for part, by_space in named.items() for space, tensor in by_space.items()}
 
     def _undone(self, tensor: Tensor, axes: TensorAxes, channel_map: ChannelMap) -> Tensor:
-        assert axes.out_space is not None, "counters are not keyed"
         sizes = [space.size for space in channel_map.spaces]
-        rows = self._places(axes.out_space, sizes)
-        values = per_channel(tensor.double(), axes) / self._gains(axes.out_space, sizes).view(-1, 1, 1)
+        rows = self._places(axes.out_spaces, sizes)
+        values = per_channel(tensor.double(), axes) / self._gains(axes.out_spaces, sizes).view(-1, 1, 1)
         read = input_channels(tensor, axes)
         if read is None:
             columns = torch.zeros_like(rows)[:, None]
         else:
-            assert axes.in_space is not None, "a tensor that reads channels reads those of a space"
-            values = values * self._gains(axes.in_space, sizes)[read][:, :, None]
-            columns = self._places(axes.in_space, sizes)[read] % read.shape[1]  # groups move as a whole
+            values = values * self._gains(axes.in_spaces, sizes)[read][:, :, None]
+            columns = self._places(axes.in_spaces, sizes)[read] % read.shape[1]  # groups move as a whole
         undone = torch.empty_like(values)
         undone[rows[:, None], columns] = values
         return undone.view(tensor.shape).to(tensor.dtype)
 
-    def _gains(self, space: int, sizes: list[int]) -> Tensor:
-        return self.gains.get(space, torch.ones(sizes[space], dtype=torch.float64))
+    def _gains(self, spaces: Sequence[int], sizes: list[int]) -> Tensor:
+        """Of an axis: of its spaces, one after the other."""
+        return torch.cat([self.gains.get(space, torch.ones(sizes[space], dtype=torch.float64)) for space in spaces])
 
-    def _places(self, space: int, sizes: list[int]) -> Tensor:
-        return self.places.get(space, torch.arange(sizes[space]))
+    def _places(self, spaces: Sequence[int], sizes: list[int]) -> Tensor:
+        starts = itertools.accumulate((sizes[space] for space in spaces), initial=0)
+        places = [self.places.get(space, torch.arange(sizes[space])) for space in spaces]
+        return torch.cat([start + part for start, part in zip(starts, places, strict=False)])
 
 
 def per_channel(tensor: Tensor, axes: TensorAxes) -> Tensor:
     """The tensor as [output channels, input channels of a group (1 for a vector), entries that the two share]."""
-    read = 1 if axes.in_space is None else tensor.shape[1] // axes.in_expansion
+    read = tensor.shape[1] // axes.in_expansion if axes.in_spaces else 1
     return tensor.reshape(tensor.shape[0], read, -1)
 
 
 def input_channels(tensor: Tensor, axes: TensorAxes) -> Tensor | None:
-    """Which channel of the input space each row reads at each place: int64 [output channels, channels of a group].
+    """Which of its input channels each row reads at each place: int64 [output channels, channels of a group].
 
     None for a vector, which reads no channels.
     """
-    if axes.in_space is None:
+    if not axes.in_spaces:
         return None
     read = tensor.shape[1] // axes.in_expansion
     group = torch.arange(tensor.shape[0]) // (tensor.shape[0] // axes.groups)

@@ -137,20 +137,21 @@ def _products(
     variances: list[Tensor] = []
     writes: list[Tensor] = []
     reads: list[Tensor] = []
+
+    def channels(spaces: Sequence[int]) -> Tensor:
+        """The channels along an axis, by their places among all."""
+        return torch.cat([torch.arange(network.channels.spaces[space].size) + starts[space] for space in spaces])
+
     for spec in network.layout:
         axes = network.channels.axes[spec.name]
-        if spec.kind is not Kind.PARAMETER or axes.out_space is None:
+        if spec.kind is not Kind.PARAMETER or not axes.out_spaces:
             continue
         found.append(torch.stack([_product(update, spec.name, axes) for update in updates]))
         sample = updates[0].before[spec.name]
         variances.append(per_channel((ROUNDING * sample.double().square()).square(), axes).sum(2).flatten())
         read = input_channels(sample, axes)
-        rows = torch.arange(len(sample))[:, None] + starts[axes.out_space]
-        if read is None:
-            columns = torch.full_like(rows, constant)
-        else:
-            assert axes.in_space is not None, "a tensor that reads channels reads those of a space"
-            columns = read + starts[axes.in_space]
+        rows = channels(axes.out_spaces)[:, None]
+        columns = torch.full_like(rows, constant) if read is None else channels(axes.in_spaces)[read]
         writes.append(rows.expand_as(columns).flatten())
         reads.append(columns.flatten())
     return torch.cat(found, dim=1), torch.cat(variances), torch.cat(writes), torch.cat(reads)

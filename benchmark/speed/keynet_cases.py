@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from benchmark.speed.measure import Work
 from defenses.base import Magnitudes
 from defenses.keynet.channel import ChannelTransform
 from defenses.keynet.defense import KeyNet
-from defenses.keynet.keys import ChannelKeys, draw_keys
+from defenses.keynet.keys import ChannelKeys, Key, draw_keys
 from defenses.keynet.pixel import PixelKey
 from defenses.keynet.pixel_defense import KeyNetToeplitz
 from defenses.keynet.pixel_form import PixelForm
@@ -184,24 +184,33 @@ def _channel_products(
 ) -> list[_Product]:
     products = []
     for name, axes in network.channels.axes.items():
-        if axes.out_space is None:
+        if not axes.out_spaces:
             continue
-        output = keys.keys[axes.out_space]
+        output = [keys.keys[space] for space in axes.out_spaces]
         plain, due = (_as_matrix(tensors[name], axes) for tensors in (weights, keyed))
-        product = _Product((_singles(output.matrix), plain), (_singles(output.inverse), due))
-        if axes.in_space is not None:
-            source = keys.keys[axes.in_space]
-            run = scipy.sparse.eye_array(plain.shape[1] // source.size)
-            undo, do = (_singles(scipy.sparse.kron(matrix, run)) for matrix in (source.inverse, source.matrix))
+        matrix, inverse = _block_diagonal(output)
+        product = _Product((_singles(matrix), plain), (_singles(inverse), due))
+        if axes.in_spaces:
+            do, undo = _block_diagonal([keys.keys[space] for space in axes.in_spaces])
+            run = scipy.sparse.eye_array(plain.shape[1] // do.shape[0])
+            do, undo = (_singles(scipy.sparse.kron(matrix, run)) for matrix in (do, undo))
             product = _Product((*product.there, undo), (*product.back, do))
         product.check(name)
         products.append(product)
     return products
 
 
+def _block_diagonal(keys: Sequence[Key]) -> tuple[scipy.sparse.sparray, scipy.sparse.sparray]:
+    """The keys of an axis as one matrix, and its inverse."""
+    return (
+        scipy.sparse.block_diag([scipy.sparse.csr_array(key.matrix) for key in keys]),
+        scipy.sparse.block_diag([scipy.sparse.csr_array(key.inverse) for key in keys]),
+    )
+
+
 def _as_matrix(tensor: Tensor, axes: TensorAxes) -> Matrix:
     """[outputs, inputs * taps]: dense, which SciPy multiplies fastest; blocks on a diagonal where it is grouped."""
-    rows = tensor.numpy().reshape(len(tensor), -1) if axes.in_space is not None else tensor.numpy()
+    rows = tensor.numpy().reshape(len(tensor), -1) if axes.in_spaces else tensor.numpy()
     return rows if axes.groups == 1 else _singles(scipy.sparse.block_diag(np.split(rows, axes.groups)))
 
 

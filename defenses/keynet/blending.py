@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,19 +24,22 @@ class MixingTransform:
     Products run in float64: in float32 their own rounding would exceed that of the keyed weights several times.
 
     Args:
-        out_key: of the space along axis 0.
-        in_key: of the space along axis 1, None for a vector.
+        out_keys: of the spaces along axis 0.
+        in_keys: of the spaces along axis 1, none for a vector.
         axes: the tensor's axes.
     """
 
     def __init__(
-        self, out_key: ChannelKey | MixingKey, in_key: ChannelKey | MixingKey | None, axes: TensorAxes
+        self,
+        out_keys: Sequence[ChannelKey | MixingKey],
+        in_keys: Sequence[ChannelKey | MixingKey],
+        axes: TensorAxes,
     ) -> None:
         assert axes.groups == 1, "a grouped kernel has monomial keys on both sides"
-        self._keys = [out_key] if in_key is None else [out_key, in_key]
-        self._out = _map_of(out_key)
-        self._in = None if in_key is None else _contragredient_of(in_key)
-        self.shape = (out_key.size, (1 if in_key is None else in_key.size) * axes.in_expansion)
+        self._keys = [out_keys, in_keys] if in_keys else [out_keys]
+        self._out = _side_by_side([_map_of(key) for key in out_keys])
+        self._in = _side_by_side([_contragredient_of(key) for key in in_keys]) if in_keys else None
+        self.shape = (self._out.size, (self._in.size if self._in else 1) * axes.in_expansion)
 
     @property
     def recovery_error(self) -> float:
@@ -42,10 +47,12 @@ class MixingTransform:
 
         A keyed value is at most ||A_out|| ||A_in^-1|| times the largest value (row-sum norm on the left, column-sum
         norm on the right), its rounding comes back grown by ||A_out^-1|| ||A_in||, and the result is rounded once more.
+        The norm of concatenated spaces' keys is the largest of theirs.
         """
         growth = 1.0
-        for key, order in zip(self._keys, (np.inf, 1), strict=False):
-            growth *= float(np.linalg.norm(key.matrix, order) * np.linalg.norm(key.inverse, order))
+        for keys, order in zip(self._keys, (np.inf, 1), strict=False):
+            growth *= max(float(np.linalg.norm(key.matrix, order)) for key in keys)
+            growth *= max(float(np.linalg.norm(key.inverse, order)) for key in keys)
         return ROUNDING * (growth + 1) * _FLOAT64
 
     def protect(self, values: Tensor) -> Tensor:
@@ -96,6 +103,24 @@ class _Products:
 
     def undo(self, rows: Tensor) -> Tensor:
         return self._inverse @ rows
+
+
+class _SideBySide:
+    """Maps of the spaces that stand one after the other along axis 0 of a matrix."""
+
+    def __init__(self, maps: Sequence[_Moves | _Products]) -> None:
+        self._maps, self._sizes = maps, [each.size for each in maps]
+        self.size = sum(self._sizes)
+
+    def apply(self, rows: Tensor) -> Tensor:
+        return torch.cat([each.apply(part) for each, part in zip(self._maps, rows.split(self._sizes), strict=True)])
+
+    def undo(self, rows: Tensor) -> Tensor:
+        return torch.cat([each.undo(part) for each, part in zip(self._maps, rows.split(self._sizes), strict=True)])
+
+
+def _side_by_side(maps: Sequence[_Moves | _Products]) -> _Moves | _Products | _SideBySide:
+    return maps[0] if len(maps) == 1 else _SideBySide(maps)
 
 
 def _map_of(key: ChannelKey | MixingKey) -> _Moves | _Products:

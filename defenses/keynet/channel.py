@@ -1,8 +1,9 @@
 """Protecting weights with channel keys: What = A_out W A_in^-1 on kernels, A_out v on vectors.
 
 Byrne et al. (2020) key a network by What_i = A_i W_i A_{i-1}^-1 on Toeplitz matrices; with one key a channel the same
-holds on the kernels themselves, (A_out x I) W (A_in^-1 x I), so that nothing grows. The map is linear: sums, averages
-and differences of protected weights recover to those of the weights.
+holds on the kernels themselves, (A_out x I) W (A_in^-1 x I), so that nothing grows. Where feature maps are concatenated
+A has the keys of the parts as blocks on its diagonal. The map is linear: sums, averages and differences of protected
+weights recover to those of the weights.
 
 Whether a network with protected weights still computes its function, its outputs permuted by the output key, is told by
 `equivalence.obstacles`. Weights that are averaged and not run need no such thing: any invertible key will do. So gains
@@ -138,13 +139,15 @@ class _Plan:
 
 
 def _transform(keys: ChannelKeys, axes: TensorAxes) -> TensorTransform | None:
-    if axes.out_space is None:
+    if not axes.out_spaces:
         return None
-    out_key = keys.keys[axes.out_space]
-    in_key = None if axes.in_space is None else keys.keys[axes.in_space]
-    if isinstance(out_key, ChannelKey) and (in_key is None or isinstance(in_key, ChannelKey)):
-        return MonomialTransform(out_key, in_key, axes)
-    return MixingTransform(out_key, in_key, axes)
+    out_keys, in_keys = ([keys.keys[space] for space in spaces] for spaces in (axes.out_spaces, axes.in_spaces))
+    monomial = [key for key in (*out_keys, *in_keys) if isinstance(key, ChannelKey)]
+    if len(monomial) < len(axes.spaces):
+        return MixingTransform(out_keys, in_keys, axes)
+    out_key = ChannelKey.side_by_side(monomial[: len(out_keys)])
+    in_key = ChannelKey.side_by_side(monomial[len(out_keys) :]) if in_keys else None
+    return MonomialTransform(out_key, in_key, axes)
 
 
 def _check(name: str, tensor: Tensor, due: tuple[int, int]) -> None:

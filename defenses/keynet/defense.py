@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from defenses.base import Claim, Magnitudes
 from defenses.keynet.blending import ROUNDING
 from defenses.keynet.channel import GAIN_ERROR, ChannelTransform
+from defenses.keynet.key_claims import score_channel_claims
 from defenses.keynet.keys import ChannelKeys, draw_keys, identity_keys
 from defenses.keynet.mixing import WIDEST
 from defenses.keynet.policy import KeyKind, KeyPolicy, Outputs
-from defenses.keynet.rekeying import KeyNetServer, draw_in_frame
+from defenses.keynet.rekeying import KeyNetServer, draw_in_frame, in_servers_frame, read_veils
 from defenses.quantization import Quantization
 from defenses.registry import DEFENSES
 from defenses.stack import Stack
-from defenses.stages import ClientTransform, KeyMaterial, KeyRequest, ServerTransform, Transform
+from defenses.stages import ClientTransform, KeyMaterial, KeyRequest, KeysInForce, ServerTransform, Transform
 from federation.channels import ChannelSpace
 from federation.errors import UsageError
 from federation.messages import SERVER
@@ -130,8 +133,7 @@ class KeyNet(Transform):
         spaces = network.channels.spaces
 
         def claim(name: str) -> Claim:
-            axes = network.channels.axes[name]
-            touched = [spaces[index] for index in (axes.out_space, axes.in_space) if index is not None]
+            touched = [spaces[index] for index in network.channels.axes[name].spaces]
             return Claim.TRANSFORMED if any(self._changes(space) for space in touched) else Claim.PLAIN
 
         return {spec.name: claim(spec.name) for spec in network.layout}
@@ -179,6 +181,21 @@ class KeyNet(Transform):
             return magnitudes.weights * (16 * ROUNDING if self.rekeys else GAIN_ERROR)
         roundings = 3 if self.rekeys else 1
         return magnitudes.weights * ROUNDING * (1 + 2**-10) * (1 + roundings * self._rounding_growth)
+
+    def score_key_claims(
+        self, claims: Mapping[str, Tensor], network: Network, keys: KeysInForce
+    ) -> Mapping[str, float]:
+        """See `score_channel_claims`; the server reads all rounds of all clients in its own frame, where it re-keys."""
+        if self.publish_key:
+            return {}
+        true = ChannelKeys.from_bytes(keys.key.secret, network.channels, self.policy)
+        if keys.server.secret:
+            veils = read_veils(keys.server, network.channels, self.policy)
+            true = in_servers_frame(true, keys.client, veils)
+        spaces = network.channels.spaces
+        permuted = [space.index for space in spaces if self.policy.permutes(space) and space.size > 1]
+        scaled = [space.index for space in spaces if self.policy.scales(space) and self.gain_range > 1]
+        return score_channel_claims(claims, true, permuted, scaled)
 
     def leaky_twin(self) -> KeyNet:
         """Identity keys, published."""

@@ -73,7 +73,8 @@ def check_equivalent(channel_map: ChannelMap, policy: KeyPolicy) -> None:
     """Raise UsageError, naming the first node and what would do, where keys of this policy change the function."""
     found = obstacles(channel_map, policy)
     if found:
-        more = f"; it is the first of {len(found)} such nodes" if len(found) > 1 else ""
+        nodes = len({obstacle.place for obstacle in found})  # one behind a concatenation meets the keys of all parts
+        more = f"; it is the first of {nodes} such nodes" if nodes > 1 else ""
         raise UsageError(f"{found[0]}{more}")
 
 
@@ -91,5 +92,5 @@ def _instead(operation: str, policy: KeyPolicy, space: ChannelSpace) -> str:
 
 
 def _layers(channel_map: ChannelMap, space: ChannelSpace) -> tuple[str, ...]:
-    writing = (name for name, axes in channel_map.axes.items() if axes.out_space == space.index)
+    writing = (name for name, axes in channel_map.axes.items() if space.index in axes.out_spaces)
     return tuple(dict.fromkeys(name.rpartition(".")[0] for name in writing))

@@ -4,7 +4,8 @@ With an image x sent as A_0 [x; 1] and layer i as What_i = A_i W_i A_{i-1}^-1, e
 runs the network holds neither images nor weights, and only the key of the results opens the results. What stands
 between the matrices has to commute with the keys: ReLU with positive monomial ones, other activations with permutations,
 sums with any linear key that both terms have. Offsets commute with nothing; they go where matrices alone read them: the
-image.
+image. A concatenation of parts with keys A_1, A_2 has a key A of its own: it is the matrix A diag(A_1, A_2)^-1,
+whose parts share one homogeneous coordinate.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from defenses.keynet.space_key import SpaceKey
+from defenses.keynet.space_key import SpaceKey, homogeneous
 from federation.channel_map import POSITIVELY_HOMOGENEOUS
 from federation.errors import UsageError
-from federation.toeplitz import Elementwise, Linear, Opaque, Step, Sum, ToeplitzNetwork
+from federation.toeplitz import Concatenation, Elementwise, Linear, Opaque, Step, Sum, ToeplitzNetwork
 from federation.toeplitz.layout import Floats
 
 _LINEAR = frozenset({"scale", "sum"})
@@ -76,9 +77,9 @@ def _obstacle(step: Step, key: SpaceKey) -> str | None:
             return f"{step.operation}: pixel keys split its windows; use average pooling, or channel keys (keynet)"
         return (
             f"no pixel key can be carried through {step.operation}; use convolutions, linear layers, batch norm, average "
-            "pooling, elementwise activations and sums, or run this part on opened results"
+            "pooling, elementwise activations, sums and concatenations of channels, or run this part on opened results"
         )
-    if isinstance(step, Linear):
+    if isinstance(step, Linear | Concatenation):
         return None
     operation = step.operation if isinstance(step, Elementwise) else "sum"
     if operation == "identity":
@@ -103,7 +104,8 @@ class KeyedNetwork:
 
     Attributes:
         network: the steps.
-        matrices: What of every linear step, pooling and batch normalisation among them, by the step's node.
+        matrices: What of every linear step, pooling and batch normalisation among them, and of every concatenation, by the
+            step's node.
     """
 
     network: ToeplitzNetwork
@@ -131,6 +133,13 @@ class KeyedNetwork:
                     @ keys[step.source_spaces[0]].inverse
                 )
                 for step in network.linear
+            }
+            | {
+                step.node: scipy.sparse.csr_array(
+                    keys[step.space].matrix @ _parts_opened([keys[space] for space in step.source_spaces])
+                )
+                for step in network.steps
+                if isinstance(step, Concatenation)
             },
         )
 
@@ -157,6 +166,8 @@ class KeyedNetwork:
     def _result(self, step: Step, sources: list[Floats]) -> Floats:
         if isinstance(step, Linear):
             return np.asarray(self.matrices[step.node] @ sources[0])
+        if isinstance(step, Concatenation):
+            return np.asarray(self.matrices[step.node] @ np.vstack([*(part[:-1] for part in sources), sources[0][-1:]]))
         result = sources[0].copy()
         if isinstance(step, Elementwise):  # the homogeneous coordinate is no value of the feature map
             result[:-1] = step.function(torch.from_numpy(sources[0][:-1])).numpy()
@@ -165,6 +176,12 @@ class KeyedNetwork:
         else:
             raise step.refusal("it cannot be run in keyed form")
         return result
+
+
+def _parts_opened(keys: Sequence[SpaceKey]) -> scipy.sparse.csr_array:
+    """The inverse keys of concatenated parts: what takes their keyed entries and a single 1 to the plain ones."""
+    linear = scipy.sparse.block_diag([key.inverse[:-1, :-1] for key in keys], format="csr")
+    return homogeneous(linear, np.concatenate([key.inverse[:-1, [-1]].toarray().ravel() for key in keys]))
 
 
 @dataclass(frozen=True)

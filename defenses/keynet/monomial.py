@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -64,9 +66,25 @@ class ChannelKey:
         inverse[self.permutation, np.arange(self.size)] = 1 / self.gains
         return inverse
 
+    @classmethod
+    def side_by_side(cls, keys: Sequence[ChannelKey]) -> ChannelKey:
+        """The key of concatenated spaces: the keys as blocks on the diagonal of one matrix."""
+        if len(keys) == 1:
+            return keys[0]
+        starts = itertools.accumulate((key.size for key in keys[:-1]), initial=0)
+        permutations = [start + key.permutation for start, key in zip(starts, keys, strict=True)]
+        return cls(np.concatenate(permutations), np.concatenate([key.gains for key in keys]))
+
     def after(self, first: ChannelKey) -> ChannelKey:
         """The key of the product of both matrices, `first` applied first."""
         return ChannelKey(first.permutation[self.permutation], self.gains * first.gains[self.permutation])
+
+    def before(self, second: ChannelKey) -> ChannelKey:
+        """The key of which this one is the product with `second`, applied after it: V^-1 of V F."""
+        permutation, gains = np.empty_like(self.permutation), np.empty_like(self.gains)
+        permutation[second.permutation] = self.permutation
+        gains[second.permutation] = self.gains / second.gains
+        return ChannelKey(permutation, gains)
 
     def __repr__(self) -> str:
         return f"ChannelKey(<secret>, size={self.size})"

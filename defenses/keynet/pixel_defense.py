@@ -9,14 +9,16 @@ from typing import ClassVar, Literal
 import numpy as np
 import scipy.sparse
 import torch
+from torch import Tensor
 
 from defenses.base import Claim, Magnitudes
+from defenses.keynet.pixel_claims import score_pixel_claims
 from defenses.keynet.pixel_form import PixelForm
 from defenses.keynet.pixel_keys import PixelKeyPolicy, PixelKeys, draw_pixel_keys, identity_pixel_keys
 from defenses.keynet.pixel_message import KeyedModel
 from defenses.keynet.pixel_transform import PIXEL_ERROR, PixelTransform
 from defenses.registry import DEFENSES
-from defenses.stages import Admit, ClientCodec, Codec, KeyMaterial, ServerCodec
+from defenses.stages import Admit, ClientCodec, Codec, KeyMaterial, KeysInForce, ServerCodec
 from federation.errors import MalformedMessage, UsageError
 from federation.messages import SERVER
 from federation.network import Network
@@ -96,6 +98,17 @@ class KeyNetToeplitz(Codec):
     def _changes(self, space: PixelSpace, policy: PixelKeyPolicy) -> bool:
         permuted = policy.permutes(space) and space.size > 1
         return not self.publish_key and (permuted or policy.gains_of(space) > 1)
+
+    def score_key_claims(
+        self, claims: Mapping[str, Tensor], network: Network, keys: KeysInForce
+    ) -> Mapping[str, float]:
+        """See `score_pixel_claims`."""
+        if self.publish_key:
+            return {}
+        form = PixelForm.of(network)
+        true = PixelKeys.from_bytes(keys.key.secret, form)
+        scaled = [space.index for space in form.network.spaces if self.policy.gains_of(space) > 1]
+        return score_pixel_claims(claims, true.spaces, form.network, scaled)
 
     def stated_error(self, magnitudes: Magnitudes) -> float:
         """Roundings to float32 relative to the largest weight, times the condition of a soft input key.

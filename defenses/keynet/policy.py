@@ -82,7 +82,7 @@ class KeyPolicy:
 
     def kind_of(self, space: ChannelSpace) -> KeyKind:
         """The kind of key that `space` gets."""
-        mixable = space.role == "hidden" and space.blocks == 1 and space.size > 1
+        mixable = space.role == "hidden" and space.block_family is None and space.size > 1
         return self.kind if mixable else "monomial"
 
     def key_classes(self, space: ChannelSpace) -> tuple[type[ChannelKey] | type[MixingKey], ...]:

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from defenses.keynet.channel import ChannelTransform
-from defenses.keynet.keys import ChannelKeys, KeyPolicy, draw_keys
+from defenses.keynet.keys import ChannelKey, ChannelKeys, KeyPolicy, draw_keys
 from defenses.stages import KeyMaterial, KeyRequest, ServerTransform
 from federation.channels import ChannelMap
 from federation.errors import KeyholeError, MalformedMessage
@@ -57,6 +57,31 @@ def _veils_to_bytes(veils: Mapping[str, ChannelKeys]) -> bytes:
     )
 
 
+def read_veils(material: KeyMaterial, channel_map: ChannelMap, policy: KeyPolicy) -> dict[str, ChannelKeys]:
+    """What the key agent sent the server, by client; raises MalformedMessage for anything but veils."""
+    by_client: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in raw_tensors_from_bytes(material.secret, "re-keying matrices").items():
+        client, _, part = name.partition("/")
+        by_client.setdefault(client, {})[part] = tensor
+    return {
+        client: ChannelKeys.from_tensors(tensors, channel_map, policy, f"re-keying matrices of {client}")
+        for client, tensors in by_client.items()
+    }
+
+
+def in_servers_frame(keys: ChannelKeys, client: str, veils: Mapping[str, ChannelKeys]) -> ChannelKeys:
+    """The keys F of the server's frame, from a client's V F and the veils; of keys that mix channels, V F as it is."""
+    veil = veils.get(client, veils.get(EVERY_CLIENT))
+    if veil is None:
+        return keys
+    return ChannelKeys(
+        tuple(
+            key.before(second) if isinstance(key, ChannelKey) and isinstance(second, ChannelKey) else key
+            for key, second in zip(keys.keys, veil.keys, strict=True)
+        )
+    )
+
+
 class KeyNetServer(ServerTransform):
     """The server's part of `KeyNet` where it re-keys.
 
@@ -70,16 +95,8 @@ class KeyNetServer(ServerTransform):
     """
 
     def __init__(self, material: KeyMaterial, channel_map: ChannelMap, policy: KeyPolicy) -> None:
-        by_client: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in raw_tensors_from_bytes(material.secret, "re-keying matrices").items():
-            client, _, part = name.partition("/")
-            by_client.setdefault(client, {})[part] = tensor
-        self._transforms = {
-            client: ChannelTransform(
-                ChannelKeys.from_tensors(tensors, channel_map, policy, f"re-keying matrices of {client}"), channel_map
-            )
-            for client, tensors in by_client.items()
-        }
+        veils = read_veils(material, channel_map, policy)
+        self._transforms = {client: ChannelTransform(veil, channel_map) for client, veil in veils.items()}
         self.alike = EVERY_CLIENT in self._transforms
         if self.alike and len(self._transforms) > 1:
             raise MalformedMessage("re-keying matrices: some for every client and some for single ones")

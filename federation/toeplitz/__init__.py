@@ -3,9 +3,10 @@
 from federation.toeplitz.depthwise import densify_depthwise
 from federation.toeplitz.layout import ToeplitzLayout
 from federation.toeplitz.network import ToeplitzNetwork, toeplitz_of, trace_toeplitz
-from federation.toeplitz.steps import Elementwise, Linear, Opaque, PixelSpace, Step, Sum
+from federation.toeplitz.steps import Concatenation, Elementwise, Linear, Opaque, PixelSpace, Step, Sum
 
 __all__ = [
+    "Concatenation",
     "Elementwise",
     "Linear",
     "Opaque",

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from federation.channel_map import Role
 from federation.network import Network
 from federation.toeplitz.placement import LayerPlacement, is_pooling, place_layer
-from federation.toeplitz.steps import Elementwise, Linear, Opaque, PixelSpace, Step, Sum
-from federation.tracing import TracedNetwork
+from federation.toeplitz.steps import Concatenation, Elementwise, Linear, Opaque, PixelSpace, Step, Sum
+from federation.tracing import TracedNetwork, concatenated
 
 ACTIVATIONS = frozenset({
     "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "mish", "elu", "selu", "softplus", "hardswish",
@@ -27,6 +27,7 @@ _UNCHANGED = frozenset({
     "dropout", "dropout2d", "identity", "contiguous", "clone", "detach", "flatten", "view", "reshape", "squeeze",
     "unsqueeze",
 })  # fmt: skip
+_CONCATENATIONS = frozenset({"cat", "concat", "concatenate"})
 _SIGNS: Mapping[str | None, int] = {"add": 1, "sub": -1}
 
 
@@ -133,6 +134,11 @@ class _Walk:
             self._space_of[node] = self._space_of[terms[0]]
             return Sum(**self._common(node, terms), sign=_SIGNS[operation])
         self._begin(node, "other")
+        if operation in _CONCATENATIONS and node.args:
+            parts, axis = concatenated(node)
+            known_parts = [part for part in parts if isinstance(part, torch.fx.Node) and part in self._space_of]
+            if len(known_parts) == len(parts) and axis is not None and axis % len(self._network.shapes[node]) == 1:
+                return Concatenation(**self._common(node, known_parts))
         return Opaque(**self._common(node, sources), operation=operation or "an operation that is not PyTorch's own")
 
     def _common(self, node: torch.fx.Node, sources: Iterable[torch.fx.Node]) -> dict[str, Any]:

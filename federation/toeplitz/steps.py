@@ -99,6 +99,11 @@ class Sum(Step):
 
 
 @dataclass(frozen=True)
+class Concatenation(Step):
+    """The channels of several results one after the other: on flattened feature maps, their entries."""
+
+
+@dataclass(frozen=True)
 class Opaque(Step):
     """Anything else, such as maximum pooling or a product: its result begins a space that nothing is known of."""
 

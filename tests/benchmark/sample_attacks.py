@@ -188,3 +188,13 @@ class ClaimsWhatItReads(Sample):
     def guess(self, seen: Observation, victim: Victim, generator: torch.Generator, **parts: Any) -> Reconstruction:
         assert isinstance(seen.view, PlainModel)
         return super().guess(seen, victim, generator, recovered_weights=seen.view.after[victim.sender])
+
+
+class ClaimsNoKeys(Sample):
+    """Claims keys of a space that no network here has."""
+
+    name = "claims no keys"
+    undoes = frozenset({"keynet"})
+
+    def guess(self, seen: Observation, victim: Victim, generator: torch.Generator, **parts: Any) -> Reconstruction:
+        return super().guess(seen, victim, generator, key_claims={"gains.99": torch.ones(3)})

@@ -165,7 +165,7 @@ def test_products_are_those_of_dense_matrices() -> None:
     weights = spread_weights(SEPARABLE.layout, torch_generator(3), smallest=0.1, largest=1.0)
     keyed = ChannelTransform(keys, SEPARABLE.channels).protect(weights)
     products = cases._channel_products(SEPARABLE, keys, weights, keyed)
-    names = [name for name, axes in SEPARABLE.channels.axes.items() if axes.out_space is not None]
+    names = [name for name, axes in SEPARABLE.channels.axes.items() if axes.out_spaces]
     for name, product in zip(names, products, strict=True):
         for factor in filter(scipy.sparse.issparse, (*product.there, *product.back)):
             assert factor.dtype == np.float32

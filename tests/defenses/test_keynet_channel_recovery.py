@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import CHAINED, RandomNetwork, Residual, random_networks, randomised, roots
+from random_networks import RandomNetwork, Residual, random_networks, randomised, roots
 from small_networks import keyed_example
 from torch import nn
 
@@ -21,9 +21,6 @@ from federation.channels import trace_channels
 from federation.models import build_model
 from federation.secret_root import SecretRoot
 from federation.vision import models
-
-BLOCKS_OF_CHANNELS = (*CHAINED, "residual")
-
 
 gain_ranges = st.sampled_from([1.0, 1.5, 10.0, 1000.0])
 
@@ -60,7 +57,7 @@ def test_known_networks_are_keyed_without_naming_a_layer(architecture: str, kind
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(random_networks(blocks=BLOCKS_OF_CHANNELS), roots, gain_ranges, st.sampled_from(["permutation", "monomial"]))
+@given(random_networks(), roots, gain_ranges, st.sampled_from(["permutation", "monomial"]))
 def test_weights_are_recovered_within_the_stated_error(
     case: RandomNetwork, root: SecretRoot, gain_range: float, outputs: Any
 ) -> None:
@@ -91,7 +88,7 @@ policies = st.builds(
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(random_networks(blocks=BLOCKS_OF_CHANNELS), roots, policies)
+@given(random_networks(), roots, policies)
 def test_mixed_weights_are_recovered_within_both_stated_errors(
     case: RandomNetwork, root: SecretRoot, policy: KeyPolicy
 ) -> None:
@@ -115,7 +112,7 @@ def test_mixed_weights_are_recovered_within_both_stated_errors(
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(random_networks(blocks=BLOCKS_OF_CHANNELS), roots, gain_ranges)
+@given(random_networks(), roots, gain_ranges)
 def test_averages_and_differences_commute_with_the_transform(
     case: RandomNetwork, root: SecretRoot, gain_range: float
 ) -> None:
@@ -123,7 +120,7 @@ def test_averages_and_differences_commute_with_the_transform(
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(random_networks(blocks=BLOCKS_OF_CHANNELS), roots, policies)
+@given(random_networks(), roots, policies)
 def test_averages_and_differences_commute_with_mixing(case: RandomNetwork, root: SecretRoot, policy: KeyPolicy) -> None:
     check_averages(case, root, policy, 2.0**-24 * (3 * policy.rounding_growth + 1), elementwise=False)
 

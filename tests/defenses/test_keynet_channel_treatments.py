@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse
 import torch
 import torch.nn.functional as F
@@ -70,6 +71,71 @@ def test_kernels_are_those_of_the_dense_matrices(groups: int, width: int, kind: 
     check(F.linear, "5.weight", (width * 4,), matrix_of(output, 1), matrix_of(second, 4))
     for name, key in (("0.bias", first), ("2.bias", second), ("5.bias", output)):
         assert hat[name].numpy() == pytest.approx(matrix_of(key, 1) @ plain[name].numpy(), rel=3e-7, abs=1e-6)
+
+
+class DenseBlock(nn.Module):
+    """The image, new features and the image again, side by side; then batch norm, a kernel, and vectors of it all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(6, 3, 1)
+        self.norm, self.kernel = nn.BatchNorm2d(11), nn.Conv2d(11, 5, (3, 1))
+        self.head = nn.Linear(12 * 11, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = torch.cat([images, self.first(images)], 1)
+        features = torch.cat([features, torch.cat([self.second(features), images], 1)], 1)
+        return self.kernel(self.norm(features)).mean((2, 3)) + self.head(features.flatten(1))
+
+
+@pytest.mark.parametrize("kind", ["monomial", "soft", "orthogonal"])
+def test_keys_of_a_concatenation_are_blocks_on_a_diagonal(kind: Any) -> None:
+    """Against dense matrices with the parts' keys as blocks, in double precision."""
+    network = randomised(DenseBlock(), 4)
+    channel_map = trace_channels(network, (2, 4, 3))
+    policy = KeyPolicy(4.0, "monomial", kind)
+    keys = draw_keys(channel_map, SecretRoot(b"dense" * 8), policy)
+    weights = network.state_dict()
+    transform = ChannelTransform(keys, channel_map)
+    protected = transform.protect(weights)
+    image, first, second, output = (matrix_of(key, 1).toarray() for key in keys.keys)
+    everything = scipy.linalg.block_diag(image, first, second, image)
+
+    def product(name: str, out: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Every tap of the kernel by itself."""
+        taps = weights[name].double().numpy().reshape(len(out), len(inside), -1)
+        return np.einsum("oi,ijt,jk->okt", out, taps, np.linalg.inv(inside))
+
+    for name, expected in {
+        "second.weight": product("second.weight", second, scipy.linalg.block_diag(image, first)),
+        "kernel.weight": product("kernel.weight", output, everything),
+        "head.weight": product("head.weight", output, everything),
+        "norm.weight": everything @ weights["norm.weight"].double().numpy(),
+        "norm.running_mean": everything @ weights["norm.running_mean"].double().numpy(),
+    }.items():
+        assert protected[name].numpy().ravel() == pytest.approx(expected.ravel(), rel=3e-7, abs=1e-6)
+    for name, tensor in transform.recover(protected).items():
+        bound = transform.recovery_error(name) * float(tensor.abs().max())
+        assert float((tensor - weights[name]).abs().max()) <= bound
+
+
+@pytest.mark.parametrize("kind", ["monomial", "orthogonal"])
+def test_a_part_of_one_group_is_not_mixed(kind: Any) -> None:
+    network = nn.Sequential(nn.Conv2d(2, 4, 1), Twice(), nn.Conv2d(8, 6, 3, groups=2), nn.Flatten(), nn.Linear(12, 5))
+    randomised(network, 5)
+    channel_map = trace_channels(network, (2, 4, 3))
+    keys = draw_keys(channel_map, SecretRoot(b"dense" * 8), KeyPolicy(4.0, "monomial", kind))
+    protected = ChannelTransform(keys, channel_map).protect(network.state_dict())
+    part, one, other = (matrix_of(key, 1).toarray() for key in keys.keys[1:4])
+    plain = network.state_dict()["2.weight"].double().numpy()
+    for rows, out in ((slice(0, 3), one), (slice(3, 6), other)):
+        expected = np.einsum("oi,ijhw,jk->okhw", out, plain[rows], np.linalg.inv(part))
+        assert protected["2.weight"].numpy()[rows] == pytest.approx(expected, rel=3e-7)
+
+
+class Twice(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([features, features], 1)
 
 
 def test_a_protected_kernel_is_what_the_formula_says_to_the_last_bit() -> None:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import (
-    CHAINED,
     HOMOGENEOUS,
     Concatenated,
     RandomNetwork,
@@ -31,8 +30,6 @@ from federation.errors import UsageError
 from federation.models import build_model
 from federation.secret_root import SecretRoot
 from federation.vision import models
-
-BLOCKS_OF_CHANNELS = (*CHAINED, "residual")
 
 
 def images(count: int = 3, shape: tuple[int, ...] = IMAGE) -> Tensor:
@@ -58,7 +55,7 @@ def check_same_function(network: nn.Module, shape: tuple[int, ...], root: Secret
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    random_networks(blocks=BLOCKS_OF_CHANNELS, batch_norm=False, activations=HOMOGENEOUS),
+    random_networks(batch_norm=False, activations=HOMOGENEOUS),
     roots,
     st.sampled_from([1.0, 2.0, 10.0]),
 )
@@ -67,7 +64,7 @@ def test_gains_leave_the_function_of_a_relu_network(case: RandomNetwork, root: S
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(random_networks(blocks=BLOCKS_OF_CHANNELS), roots)
+@given(random_networks(), roots)
 def test_permutations_leave_the_function_of_any_network(case: RandomNetwork, root: SecretRoot) -> None:
     check_same_function(case.model, case.image_shape, root, 1.0)
 
@@ -76,6 +73,43 @@ def test_permutations_leave_the_function_of_any_network(case: RandomNetwork, roo
 def test_permutations_leave_the_function_of_known_networks(architecture: str) -> None:
     network = randomised(getattr(models, architecture)(weights=None, num_classes=10).eval(), 0)
     check_same_function(network, (3, 32, 32), SecretRoot(bytes(32)), 1.0)
+
+
+def test_permutations_leave_the_function_of_a_densenet() -> None:
+    network = models.DenseNet(growth_rate=4, block_config=(2, 3), num_init_features=6, bn_size=2, num_classes=5)
+    check_same_function(randomised(network.eval(), 0), (3, 32, 32), SecretRoot(bytes(32)), 1.0)
+
+
+class Inception(nn.Module):
+    """Branches side by side, and a residual sum of one layer with all of them, as in Inception-ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.narrow = nn.Conv2d(2, 5, 3), nn.Conv2d(5, 4, 3, padding=1), nn.Conv2d(5, 3, 1)
+        self.mixed, self.depthwise = nn.Conv2d(12, 12, 1), nn.Conv2d(12, 24, 3, groups=12)
+        self.head = nn.Linear(24 * 5, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = F.relu(self.stem(images))
+        branches = [self.wide(features), self.narrow(features), F.max_pool2d(features, 3, 1, 1)]
+        features = F.relu(torch.cat(branches, dim=1))
+        features = F.relu(features + self.mixed(features))
+        return self.head(self.depthwise(F.avg_pool2d(features, (1, 2))).flatten(1))
+
+
+@pytest.mark.parametrize("gain_range", [1.0, 5.0])
+def test_keys_leave_the_function_of_an_inception_with_a_residual_sum(gain_range: float) -> None:
+    check_same_function(randomised(Inception(), 0), IMAGE, SecretRoot(bytes(32)), gain_range)
+
+
+def test_a_node_behind_a_concatenation_is_counted_once() -> None:
+    network = nn.Sequential(Concatenated(nn.Conv2d(2, 3, 1), nn.Conv2d(2, 4, 1)), nn.Sigmoid(), nn.Conv2d(7, 2, 1))
+    channel_map = trace_channels(network, IMAGE)
+    assert [obstacle.layers for obstacle in obstacles(channel_map, KeyPolicy(2.0))] == [
+        ("0.branches.0",), ("0.branches.1",),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"layer '1' \(Sigmoid\), node '_1': gains .*\(gain_range 1\)$"):
+        check_equivalent(channel_map, KeyPolicy(2.0))
 
 
 every_policy = st.builds(
@@ -93,7 +127,7 @@ def test_the_function_stays_or_a_node_is_named(case: RandomNetwork, root: Secret
     refusal = refusal_of(lambda: check_equivalent(trace_channels(network, shape), policy))
     if refusal is not None:
         assert case.node_named_in(refusal)
-        assert case.has(Concatenated) or policy.kind != "monomial" or policy.gain_range > 1
+        assert policy.kind != "monomial" or policy.gain_range > 1
         return
     channel_map = trace_channels(network, shape)
     keys = draw_keys(channel_map, root, policy)

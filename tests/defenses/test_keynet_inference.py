@@ -18,6 +18,7 @@ from random_networks import (
     Concatenated,
     RandomNetwork,
     random_networks,
+    randomised,
     refusal_of,
     roots,
 )
@@ -40,7 +41,7 @@ from federation.errors import UsageError
 from federation.models import build_model
 from federation.network import Network
 from federation.secret_root import SecretRoot
-from federation.toeplitz import ToeplitzNetwork, trace_toeplitz
+from federation.toeplitz import Concatenation, ToeplitzNetwork, trace_toeplitz
 from federation.vision import models
 
 ROOT = SecretRoot(b"inference keys are drawn from it" * 2)
@@ -94,7 +95,7 @@ image_policies = st.builds(
 
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(
-    random_networks(blocks=(*CHAINED, "residual"), activations=HOMOGENEOUS, pools=AVERAGES),
+    random_networks(activations=HOMOGENEOUS, pools=AVERAGES),
     roots,
     every_policy,
     st.integers(1, 3),
@@ -127,7 +128,7 @@ def test_any_network_agrees_or_a_node_is_named(
     refusal = refusal_of(lambda: check_keys(network, keys))
     if refusal is not None:
         assert case.node_named_in(refusal)
-        opaque = case.has(Concatenated, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
+        opaque = case.has(nn.MaxPool2d, nn.AdaptiveMaxPool2d)
         scaled = case.has(nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.SiLU) and maps.gain_range > 1
         assert opaque or scaled or network.spaces[0].activations or network.spaces[0].origins > {"image"}
         return
@@ -140,6 +141,29 @@ def check_same_results(case: RandomNetwork, network: ToeplitzNetwork, keys: Sequ
     truth = plain(case.model, images)
     scale = max(1.0, float(truth.abs().max()))
     assert torch.allclose(outputs(network, keys, case.model, images), truth, rtol=0, atol=1e-9 * scale)
+
+
+def test_the_image_itself_may_be_concatenated_under_offsets() -> None:
+    layers = Concatenated(nn.Identity(), nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU()), nn.Identity())
+    model = nn.Sequential(layers, nn.ReLU(), nn.Flatten(), nn.Linear(7 * 30, 4)).eval()
+    case = RandomNetwork(randomised(model, 1), (2, 5, 6))
+    network = trace_toeplitz(model, case.image_shape)
+    keys = draw_inference_keys(network, SecretRoot(bytes(32)), ImageKeyPolicy(offset_range=5.0)).spaces
+    assert keys[0].has_offsets
+    check_same_results(case, network, keys, 3)
+    (step,) = (step for step in network.steps if isinstance(step, Concatenation))
+    matrix = KeyedNetwork.of(network, model.state_dict(), keys).matrices[step.node]
+    assert matrix.shape == (7 * 30 + 1, 7 * 30 + 1)
+
+
+def test_a_concatenation_along_pixels_is_named() -> None:
+    class Wide(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.cat([images, images], 2)
+
+    network = trace_toeplitz(Wide(), (1, 2, 2))
+    with pytest.raises(UsageError, match=r"node 'cat' .*: no pixel key can be carried through cat"):
+        check_keys(network, draw_inference_keys(network, SecretRoot(bytes(32))).spaces)
 
 
 class Residual(nn.Module):

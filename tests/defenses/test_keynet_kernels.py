@@ -172,7 +172,7 @@ def test_kernels_are_the_formula_to_the_last_bit(
     rng = np.random.default_rng(seed)
     blocks = rng.permutation(groups)
     output, source = key(rng, blocks, outputs), key(rng, blocks, width)
-    transform = MonomialTransform(output, source, TensorAxes(0, 1, groups=groups))
+    transform = MonomialTransform(output, source, TensorAxes((0,), (1,), groups=groups))
     tensor = rng.normal(size=(groups * outputs, width, run)).astype(np.float32)
     names = ["one", "other"]
     with pytest.MonkeyPatch.context() as patch:
@@ -215,7 +215,7 @@ def test_threads_change_no_bit_of_moved_tensors() -> None:
     tensors = {str(size): torch.from_numpy(rng.normal(size=size).astype(np.float32)) for size in sizes}
     steps = {
         str((rows, columns)): MonomialTransform(
-            key(rng, np.arange(1), rows), key(rng, np.arange(1), columns), TensorAxes(0, 1)
+            key(rng, np.arange(1), rows), key(rng, np.arange(1), columns), TensorAxes((0,), (1,))
         ).to
         for rows, columns in sizes
     }

@@ -61,6 +61,24 @@ def depthwise() -> nn.Module:
     )
 
 
+class Concatenated(nn.Module):
+    """Features beside the image and new ones, all of them read by a depthwise convolution, and once more at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.act = nn.AvgPool2d(2), nn.ReLU()
+        self.stem, self.grown = nn.Conv2d(1, 6, 3, stride=2, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+        self.depthwise, self.mixed = nn.Conv2d(11, 11, 3, padding=1, groups=11), nn.Conv2d(11, 11, 1)
+        self.scores = nn.Linear(17 * 7 * 7, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        begun = self.act(self.stem(images))
+        beside = torch.cat([self.pool(images), begun, self.grown(begun)], 1)
+        deep = self.act(self.depthwise(self.act(beside)))
+        deep = self.act(self.mixed(deep) + deep)
+        return self.scores(self.pool(torch.cat([deep, begun], 1)).flatten(1))
+
+
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "lenet5": lambda: build_model("lenet5", (1, 28, 28), 10, seed=0),
     "lenet-zhu": lambda: build_model("lenet-zhu", (1, 28, 28), 10, seed=0),
@@ -68,6 +86,7 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "residual-norm": lambda: Residual(True),
     "residual-tanh": lambda: Residual(False, nn.Tanh),
     "depthwise": depthwise,
+    "concatenated": Concatenated,
 }
 
 

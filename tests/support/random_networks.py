@@ -28,6 +28,9 @@ POOLS = (*AVERAGES, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
 CHAINED = ("convolution", "grouped", "pool")
 BLOCKS = (*CHAINED, "residual", "concatenation")
 
+_WIDE = 12
+"""Channels beyond which no concatenation repeats them."""
+
 roots = st.binary(min_size=32, max_size=32).map(SecretRoot)
 
 
@@ -103,7 +106,7 @@ def random_networks(
     """Up to `depth` blocks on images of 1 to 3 channels, with sides of 5 to 9 pixels, and one or two linear layers.
 
     Convolutions have any stride and padding, kernels that need not be square, groups (one a channel among them), biases
-    or none.
+    or none. Concatenations are of one to three parts: layers, the features themselves, or concatenations of these.
 
     Args:
         blocks: the kinds to choose from, of `BLOCKS`.
@@ -167,9 +170,13 @@ class _Builder:
         self._add(Residual(nn.Sequential(first, *self._activation(inner), second)), *self._activation(channels))
 
     def concatenation(self) -> None:
-        one, other = self._number(1, 3), self._number(1, 3)
-        branches = nn.Conv2d(self._channels, one, 1), nn.Conv2d(self._channels, other, (1, 3), padding=(0, 1))
-        self._add(Concatenated(*branches), *self._activation(one + other))
+        """New features beside each other or, as in DenseNet, behind those that they are made of, perhaps twice."""
+        names = ["layer", "features", "nested"] if self._channels <= _WIDE else ["layer"]
+        branches = [self._branch(name) for name in self._draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))]
+        self._add(Concatenated(*branches))
+        self._add(*self._activation(self._channels))
+        if self._draw(st.booleans()):
+            self._add(nn.Conv2d(self._channels, self._channels, (1, 2), groups=self._channels, padding=(0, 1)))
 
     def pool(self) -> None:
         kind, sides = self._draw(st.sampled_from(self._pools)), self.features.shape[2:]
@@ -191,6 +198,16 @@ class _Builder:
         self._add(nn.Linear(self._channels, self._number(2, 5), bias=self._draw(st.booleans())))
 
     # Parts of them.
+
+    def _branch(self, name: str) -> nn.Module:
+        """Layers that keep height and width."""
+        if name == "features":
+            return nn.Identity()
+        outputs = self._number(1, 3)
+        if name == "nested":
+            return Concatenated(nn.Conv2d(self._channels, outputs, 1), nn.Identity())
+        kernel = nn.Conv2d(self._channels, outputs, (1, 3), padding=(0, 1))
+        return nn.Sequential(kernel, *self._activation(outputs))
 
     def _strided(self, channels: int, outputs: int, groups: int = 1) -> nn.Module:
         padding = (self._number(0, 2), self._number(0, 2))

@@ -41,6 +41,15 @@ class SpaceKey:
         """Places and gains channel by channel, as a feature map is flattened."""
         return self.places.T.ravel(), self.gains.T.ravel()
 
+    @property
+    def keyed(self) -> tuple[Integers, Floats]:
+        """The other way round, by keyed entry: which entry of a flattened feature map stands there, and its gain."""
+        places, gains = self.flat
+        entries, factors = np.full(len(places), -1, np.int64), np.full(len(places), np.nan)
+        known = np.flatnonzero(places >= 0)
+        entries[places[known]], factors[places[known]] = known, gains[known]
+        return entries, factors
+
 
 @dataclass(frozen=True, eq=False)
 class LayerKey:

@@ -68,15 +68,11 @@ class NetworkKey:
         return replace(self, spaces={**self.spaces, self.image: sorted_image})
 
     def claims(self) -> dict[str, Tensor]:
-        """What is claimed of each space's key: for each entry of the feature map, channel by channel, its place among the
-        keyed ones (int64, -1 where not known) and its gain (float64, NaN where not known)."""
+        """What is claimed of each space's key, see `Reconstruction.key_claims`; entries are numbered channel by channel."""
         found: dict[str, Tensor] = {}
         for number, space in sorted({**self.apart, **self.spaces}.items()):
-            places, gains = space.flat
-            found |= {
-                f"space {number} places": torch.from_numpy(places),
-                f"space {number} gains": torch.from_numpy(gains),
-            }
+            entries, gains = space.keyed
+            found |= {f"places.{number}": torch.from_numpy(entries), f"gains.{number}": torch.from_numpy(gains)}
         return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,13 @@ from attacks.adaptive.grid.network import opened_weights
 from attacks.adaptive.keynet_grid import KeyNetGrid, found_in
 from attacks.base import Budget, Need, Reconstruction, prior_guess
 from benchmark.audit.chosen import CLIENTS, ChosenFederation
+from defenses.keynet.key_claims import GAINS_CLAIMED, LARGEST_GAIN_ERROR
+from defenses.keynet.pixel_claims import PIXELS_PLACED, PIXELS_PLACED_BEST
 from defenses.keynet.pixel_defense import KeyNetToeplitz
 from defenses.keynet.pixel_form import PixelForm
 from defenses.keynet.pixel_keys import PixelKeys
 from defenses.stack import Stack
+from defenses.stages import KeysInForce
 from federation.datasets import load_dataset
 from federation.models import build_model
 from federation.models.base import seeded_initialisation
@@ -108,6 +111,11 @@ class Played:
         material = self.stage.draw_keys(self.network, CLIENTS[0], ROOT.derive("stage", self.stage.name, 0))
         return PixelKeys.from_bytes(material.secret, PixelForm.of(self.network))
 
+    def score(self, item: Reconstruction) -> Mapping[str, float]:
+        """What the defense makes of the claims."""
+        material = self.stage.draw_keys(self.network, CLIENTS[0], ROOT.derive("stage", self.stage.name, 0))
+        return self.stage.score_key_claims(item.key_claims, self.network, KeysInForce(CLIENTS[0], material))
+
     def attacked(self, evaluations: int, **options: Any) -> list[Reconstruction]:
         generator = torch.Generator().manual_seed(0)
         return KeyNetGrid(**options).reconstruct(
@@ -143,13 +151,16 @@ def test_every_place_that_it_claims_is_right(played: Played, attacked: list[Reco
     """Image pixels one by one; hidden maps up to the order of channels, which nothing fixes."""
     keys, claims = played.keys().spaces, attacked[0].key_claims
     for number, (size, channels) in enumerate([(400, 1), (1200, 12), (300, 12), (300, 12)]):
-        places, gains = claims[f"space {number} places"].numpy(), claims[f"space {number} gains"].numpy()
-        true = keys[number].permutation[places].reshape(channels, -1)
+        entries, gains = claims[f"places.{number}"].numpy(), claims[f"gains.{number}"].numpy()
+        true = keys[number].permutation[np.argsort(entries)].reshape(channels, -1)
         pixels = size // channels
         assert np.array_equal(true % pixels, np.broadcast_to(np.arange(pixels), (channels, pixels)))
         assert np.array_equal(np.sort(true[:, 0] // pixels), np.arange(channels))
         assert np.all(true // pixels == true[:, :1] // pixels)
-        assert np.abs(np.log(gains / keys[number].gains[places])).max() < 0.15
+        assert np.abs(np.log(gains / keys[number].gains)).max() < 0.15
+    scores = played.score(attacked[0])
+    assert scores[PIXELS_PLACED] == scores[PIXELS_PLACED_BEST] == scores[GAINS_CLAIMED] == 1
+    assert scores[LARGEST_GAIN_ERROR] < 1e-5
 
 
 def test_the_opened_network_is_the_true_one_up_to_order_where_gains_are_one() -> None:
@@ -176,8 +187,11 @@ def test_where_pooling_ends_the_chain_it_says_so_and_claims_what_it_has() -> Non
     assert item.findings["convolutions opened"] == 2
     assert torch.equal(item.images, prior_guess(played.history[0], played.victims[0]).images)
     keys = played.keys().spaces
-    read = [number for number in range(len(keys)) if f"space {number} places" in item.key_claims]
+    read = [number for number in range(len(keys)) if f"places.{number}" in item.key_claims]
     assert [keys[number].size for number in read] == [784, 4704, 1176, 1600]
+    scores = played.score(item)  # what the first fully connected layer reads, 400 entries, is not among them
+    assert scores[PIXELS_PLACED] <= scores[PIXELS_PLACED_BEST] == scores[GAINS_CLAIMED] == 8264 / 8664
+    assert scores[LARGEST_GAIN_ERROR] < 1e-5
 
 
 @pytest.mark.parametrize(

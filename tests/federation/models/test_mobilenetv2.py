@@ -122,9 +122,7 @@ def test_channel_spaces_are_found_and_depthwise_layers_share_a_key(name: str) ->
     assert len(depthwise) == 17  # Table 2 of the paper: one in each block
     for layer_name in depthwise:
         axes = channels.axes[f"{layer_name}.weight"]
-        assert axes.out_space is not None
-        assert axes.in_space is not None
-        reads, writes = channels.spaces[axes.in_space], channels.spaces[axes.out_space]
+        reads, writes = (channels.spaces[space] for space in (*axes.in_spaces, *axes.out_spaces))
         assert reads.blocks == writes.blocks == reads.size == writes.size
         assert reads.block_family is not None
         assert reads.block_family == writes.block_family
@@ -143,12 +141,12 @@ def test_the_residual_streams_are_those_of_the_paper(name: str) -> None:
 
 def test_the_first_two_stages_at_quarter_width_are_one_residual_stream() -> None:
     channels = channels_of(lambda: build_model("mobilenetv2-quarter", IMAGE, 10, seed=0))
-    stem = channels.axes["features.0.0.weight"].out_space
+    stem = channels.axes["features.0.0.weight"].out_spaces
     assert all(
-        channels.axes[f"features.{block}.conv.{place}.weight"].out_space == stem
+        channels.axes[f"features.{block}.conv.{place}.weight"].out_spaces == stem
         for block, place in ((1, 1), (2, 2), (3, 2))
     )
-    assert channels.axes["features.4.conv.2.weight"].out_space != stem
+    assert channels.axes["features.4.conv.2.weight"].out_spaces != stem
 
 
 def gradient_size(network: nn.Module, image: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def reconstructed(observations: list[Observation], victim: Victim = VICTIM) -> A
     return attack.reconstruct(observations, [victim], generator=torch.Generator().manual_seed(3), budget=BUDGET)[0]
 
 
-@pytest.mark.parametrize("name", ["lenet5", "lenet-zhu", "residual-norm", "depthwise"])
+@pytest.mark.parametrize("name", ["lenet5", "lenet-zhu", "residual-norm", "depthwise", "concatenated"])
 @pytest.mark.parametrize("options", [{}, {"gain_range": 10.0, "outputs": "monomial"}, {"gain_range": 1.0}], ids=str)
 def test_division_gives_every_key(tools: Any, play: Callable[..., Any], name: str, options: dict[str, Any]) -> None:
     keyed = play(tools.keynet(**options), name)

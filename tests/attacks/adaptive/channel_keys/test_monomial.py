@@ -15,7 +15,7 @@ from defenses.keynet.keys import ChannelKeys, KeyPolicy, draw_keys
 from federation.secret_root import SecretRoot
 from federation.weights import largest_difference, weights_of
 
-NETWORKS = ["lenet5", "residual-norm", "depthwise"]
+NETWORKS = ["lenet5", "residual-norm", "depthwise", "concatenated"]
 
 
 def claimed(keys: ChannelKeys, *, order: bool) -> ClaimedKeys:

@@ -28,7 +28,7 @@ def violation(equations: RescalingEquations, logs: Tensor) -> float:
     return float(flows.norm() / sizes.norm())
 
 
-@pytest.mark.parametrize("name", ["lenet5", "residual", "depthwise", "residual-norm"])
+@pytest.mark.parametrize("name", ["lenet5", "residual", "depthwise", "residual-norm", "concatenated"])
 @pytest.mark.parametrize("images", [slice(0, 1), slice(0, 7)], ids=["one image", "a batch"])
 def test_every_update_obeys_it(tools: Any, digits: Any, name: str, images: slice) -> None:
     network = tools.network(name)
@@ -44,7 +44,7 @@ def test_not_where_gains_do_not_pass(tools: Any) -> None:
     assert [space.role for space in tools.network("lenet5").channels.spaces if conserves(space)] == ["hidden"] * 4
 
 
-@pytest.mark.parametrize("name", ["lenet5", "residual", "residual-norm"])
+@pytest.mark.parametrize("name", ["lenet5", "residual", "residual-norm", "concatenated"])
 def test_under_keys_it_holds_at_the_true_gains_alone(tools: Any, play: Callable[..., Any], name: str) -> None:
     network = tools.network(name)
     keyed = play(tools.keynet(), name, rounds=2)
@@ -71,8 +71,8 @@ def test_derivatives_are_those_of_the_flows(tools: Any, digits: Any) -> None:
 def test_a_layer_that_reads_what_it_writes_says_nothing_of_itself(tools: Any, digits: Any) -> None:
     network = tools.network("residual")
     one = update(tools, digits, network, slice(0, 1))
-    spaces = {name: axes for name, axes in network.channels.axes.items() if axes.in_space is not None}
-    assert spaces["conv1.weight"].in_space == spaces["conv2.weight"].out_space, "a residual sum joins them"
+    spaces = {name: axes for name, axes in network.channels.axes.items() if axes.in_spaces}
+    assert spaces["conv1.weight"].in_spaces == spaces["conv2.weight"].out_spaces, "a residual sum joins them"
     equations = RescalingEquations(network, [one], hidden(network))
     values = torch.arange(len(equations.unknown), dtype=torch.float64)
     assert {space: len(found) for space, found in equations.by_space(values).items()} == {1: 8, 2: 12}
