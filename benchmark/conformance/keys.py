@@ -131,13 +131,22 @@ def _payloads(transcript: Transcript) -> set[bytes]:
 
 
 def _secret_and_public(held: bytes) -> tuple[bytes, bytes]:
+    """The contents of all tensors that a party holds, however nested; names, types and sizes of tensors are no secret."""
+    secret, public = bytearray(), bytearray()
+    for name, content in _contents("", held):
+        (public if name.endswith(".public") else secret).extend(content)
+    return bytes(secret), bytes(public)
+
+
+def _contents(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """The innermost tensors of serialised ones, each with the name of the public tensor that it is in, else its own."""
     try:
-        tensors = raw_tensors_from_bytes(held, "what a party holds")
+        tensors = raw_tensors_from_bytes(content, "what a party holds")
     except MalformedMessage:
-        return held, b""
-    contents = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-    public = b"".join(content for name, content in contents.items() if name.endswith(".public"))
-    return b"".join(content for name, content in contents.items() if not name.endswith(".public")), public
+        yield name, content
+        return
+    for inner, tensor in tensors.items():
+        yield from _contents(name if name.endswith(".public") else inner, tensor.numpy().tobytes())
 
 
 def _pieces(secret: bytes) -> set[bytes]:
