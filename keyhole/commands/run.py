@@ -15,6 +15,7 @@ from benchmark.workspace import Workspace
 from federation.device import CPU
 from federation.errors import UsageError
 from keyhole import api
+from keyhole.options import DataDirectory, Device, Download, LpipsTrunk, Resume, Workers
 from keyhole.output import print_json, print_report, shown
 from keyhole.progress import progress_for_this_output
 from leaderboard.report import write_report
@@ -40,23 +41,12 @@ def run(
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/NAME]")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on from what an earlier run finished, or begin anew.")
-    ] = True,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes.  [default: one a core, or one a GPU]")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="Where training and attacks compute: cpu, cuda, cuda:N, or auto.", metavar="DEVICE")
-    ] = CPU,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="KEYHOLE_DATA_DIR", help="Where mnist and cifar10 stand.")
-    ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Download data sets that are missing.")] = False,
-    lpips_trunk: Annotated[
-        Path | None,
-        typer.Option(envvar="KEYHOLE_LPIPS_TRUNK", help="AlexNet's ImageNet trunk, for LPIPS; else torch's cache."),
-    ] = None,
+    resume: Resume = True,
+    workers: Workers = None,
+    device: Device = CPU,
+    data_dir: DataDirectory = None,
+    download: Download = False,
+    lpips_trunk: LpipsTrunk = None,
     secret_root: Annotated[
         Path | None,
         typer.Option(

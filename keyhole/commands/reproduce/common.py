@@ -18,9 +18,6 @@ from federation.errors import UsageError
 from keyhole.output import WIDTH_ELSEWHERE, shown
 from leaderboard.reproduction.report import ReproductionReport
 
-Resume = Annotated[
-    bool, typer.Option("--resume/--fresh", help="Go on from what an earlier run finished, or begin anew.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 
 

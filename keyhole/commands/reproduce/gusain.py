@@ -14,7 +14,8 @@ from benchmark.store.gusain import NETWORKS, NetworkName, Scale
 from benchmark.workspace import Workspace, ensure_root, secret_root_beside
 from federation.device import CPU, find_device
 from federation.errors import UsageError
-from keyhole.commands.reproduce.common import AsJson, Resume, clear, print_result
+from keyhole.commands.reproduce.common import AsJson, clear, print_result
+from keyhole.options import DataDirectory, Device, Download, LpipsTrunk, Resume, Workers
 from keyhole.progress import progress_for_this_output
 from leaderboard.reproduction.gusain import write_gusain_report
 
@@ -31,22 +32,13 @@ def gusain(
     network: Annotated[
         list[str] | None, typer.Option(help=f"Only this network ({' or '.join(NETWORKS)}); may be repeated.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="KEYHOLE_DATA_DIR", help="Where mnist and cifar10 stand.")
-    ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Download data sets that are missing.")] = False,
-    lpips_trunk: Annotated[
-        Path | None,
-        typer.Option(envvar="KEYHOLE_LPIPS_TRUNK", help="AlexNet's ImageNet trunk, for LPIPS; else torch's cache."),
-    ] = None,
+    data_dir: DataDirectory = None,
+    download: Download = False,
+    lpips_trunk: LpipsTrunk = None,
     out: Annotated[Path, typer.Option(help="The result's folder.")] = Path("runs/gusain"),
     seed: Annotated[list[int] | None, typer.Option(min=0, help="In place of the scale's own; may be repeated.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes.  [default: one a core, or one a GPU]")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="Where training and attacks compute: cpu, cuda, cuda:N, or auto.", metavar="DEVICE")
-    ] = CPU,
+    workers: Workers = None,
+    device: Device = CPU,
     resume: Resume = True,
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,8 @@ import typer
 
 from benchmark.reproduce.pride.run import Options, reproduce
 from federation.datasets import Dataset, load_dataset
-from keyhole.commands.reproduce.common import AsJson, Resume, clear, print_result
+from keyhole.commands.reproduce.common import AsJson, clear, print_result
+from keyhole.options import Resume
 from keyhole.progress import progress_for_this_output
 from leaderboard.reproduction.pride import write_pride_report
 
