@@ -29,8 +29,9 @@ from federation.normalisation import Normalisation
 Progress = Callable[[int, int], None]
 """(trial-evaluations done, trial-evaluations in the budget)."""
 
-Trace = Callable[[int, Tensor], None]
-"""(evaluations so far, objective at the latest point [T]); NaN for trials that were not evaluated in this step."""
+Trace = Callable[[int, Tensor, Tensor, Tensor], None]
+"""(evaluations so far, indices of the trials evaluated [n], their objectives [n], their images in [0, 1] there
+[n, m, C, H, W])."""
 
 
 def match_gradients(
@@ -72,7 +73,7 @@ def match_gradients(
         width: trials evaluated at once; by `chunk_width` where None.
         compiled: whether to compile; by `worth_compiling` where None.
         progress: told the trial-evaluations done after each step.
-        trace: told the objectives after each step; chunks follow each other, each from evaluation 1.
+        trace: told objectives and images after each step; chunks follow each other, each from evaluation 1.
 
     Raises:
         UsageError: for shapes, counts or options that do not fit together.
@@ -96,7 +97,8 @@ def match_gradients(
         evaluator = eager_evaluator(problem)
     projection = None if constraint is None else _on_points(constraint, layout)
     for number, chunk in enumerate(pending.split(width)):
-        report = _Report(trials, chunk, number * width, len(pending), evaluations, progress, trace)
+        before = number * width
+        report = _Report(chunk, layout, normalisation, before, len(pending), evaluations, progress, trace)
         best = minimise(
             optimiser.start(start[chunk], evaluations, projection),
             _evaluations(evaluator, select_trials(target, chunk), None if labels is None else labels[chunk]),
@@ -161,22 +163,23 @@ class _Report:
 
     def __init__(
         self,
-        trials: int,
         chunk: Tensor,
+        layout: Layout,
+        normalisation: Normalisation,
         before: int,
         pending: int,
         evaluations: int,
         progress: Progress | None,
         trace: Trace | None,
     ) -> None:
-        self._trials, self._chunk, self._before, self._pending = trials, chunk, before, pending
-        self._evaluations, self._progress, self._trace = evaluations, progress, trace
+        self._chunk, self._layout, self._normalisation = chunk, layout, normalisation
+        self._before, self._pending, self._evaluations = before, pending, evaluations
+        self._progress, self._trace = progress, trace
 
-    def step(self, step: int, trials: Tensor, value: Tensor) -> None:
+    def step(self, step: int, trials: Tensor, value: Tensor, point: Tensor) -> None:
         if self._trace is not None:
-            everyone = value.new_full((self._trials,), math.nan)
-            everyone[self._chunk[trials]] = value
-            self._trace(step, everyone)
+            images = self._normalisation.invert(self._layout.images(point))
+            self._trace(step, self._chunk[trials], value, images)
         self._advance(step)
 
     def end(self) -> None:

@@ -14,8 +14,8 @@ from attacks.engine.optimisers import Search
 Evaluation = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points [n, D] of n trials -> their values [n] and gradients [n, D]."""
 
-Report = Callable[[int, Tensor, Tensor], None]
-"""(evaluations so far, indices of the trials evaluated [n], their values [n])."""
+Report = Callable[[int, Tensor, Tensor, Tensor], None]
+"""(evaluations so far, indices of the trials evaluated [n], their values [n], where they were evaluated [n, D])."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def minimise(
         evaluation_of: given the indices [n] of the trials still in the batch, the function that evaluates them. Once half
             of a batch has stopped, the batch is narrowed to the rest.
         evaluations: budget of each trial.
-        report: told the values after each step.
+        report: told points and values after each step.
     """
     trials = torch.arange(len(search.point), device=search.point.device)
     point = search.point.clone()
@@ -62,7 +62,7 @@ def minimise(
         search.advance(found, gradient)
         failed[trials] = search.failed
         if report is not None:
-            report(step, trials[running], found[running])
+            report(step, trials[running], found[running], here[running])
         left = int((~search.stopped).sum())
         if not left:
             break

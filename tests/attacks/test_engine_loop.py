@@ -223,20 +223,20 @@ def test_a_trial_that_is_not_finite_is_flagged_and_its_neighbours_go_on(digits: 
 
 def test_progress_and_trace_follow_the_chunks(digits: tuple[Tensor, Tensor]) -> None:
     progress: list[tuple[int, int]] = []
-    trace: list[tuple[int, list[bool]]] = []
+    trace: list[tuple[int, list[int], tuple[int, ...]]] = []
     attack(
         lenet_zhu(),
         some(digits, 2, 13, 24),
         evaluations=2,
         width=2,
         progress=lambda done, total: progress.append((done, total)),
-        trace=lambda step, value: trace.append((step, value.isfinite().tolist())),
+        trace=lambda step, trials, value, images: trace.append((step, trials.tolist(), tuple(images.shape[:2]))),
         **COSINE,
     )
     assert [done for done, _ in progress] == [2, 4, 4, 5, 6, 6]
     assert {total for _, total in progress} == {6}
-    first, second = [True, True, False], [False, False, True]
-    assert trace == [(1, first), (2, first), (1, second), (2, second)]
+    first, second = ([0, 1], (2, 1)), ([2], (1, 1))
+    assert trace == [(1, *first), (2, *first), (1, *second), (2, *second)]
 
 
 def test_best_restart_goes_by_the_own_objective_and_adds_up_the_evaluations() -> None:
