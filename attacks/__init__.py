@@ -1,12 +1,14 @@
 """Attacks. Importing the package registers those that come with Keyhole."""
 
-from attacks import cosine, dlg, idlg
+from attacks import analytic, cosine, cosine_update, dlg, idlg
 from attacks.adaptive import (
+    aggregate,
     difference,
     exponent_leak,
     isolation,
     keynet_gauge,
     keynet_grid,
+    keynet_statistics,
     known_initialisation,
     paillier_cloud,
     paillier_quotient,
@@ -14,7 +16,10 @@ from attacks.adaptive import (
 )
 
 __all__ = [
+    "aggregate",
+    "analytic",
     "cosine",
+    "cosine_update",
     "difference",
     "dlg",
     "exponent_leak",
@@ -22,6 +27,7 @@ __all__ = [
     "isolation",
     "keynet_gauge",
     "keynet_grid",
+    "keynet_statistics",
     "known_initialisation",
     "paillier_cloud",
     "paillier_quotient",

@@ -46,11 +46,29 @@ class Budget:
         evaluations: gradient evaluations for each restart.
         restarts: independent starts; the attack picks among them by its own objective.
         device: where it may compute, as torch calls it. What it is given stands on the processor, its generator too.
+        trace_every: evaluations from one point of the trace to the next; 0 for no trace. What an attack returns does
+            not depend on it otherwise.
     """
 
     evaluations: int
     restarts: int = 1
     device: str = "cpu"
+    trace_every: int = 0
+
+
+@dataclass(frozen=True)
+class TracePoint:
+    """Where the search for one victim's images stood; of several restarts, in the one that was chosen.
+
+    Attributes:
+        evaluations: gradient evaluations of that restart so far.
+        objective: the attack's own objective there.
+        images: float [image_count, C, H, W] in [0, 1] there. The referee scores them; an attack has no truth.
+    """
+
+    evaluations: int
+    objective: float
+    images: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,8 @@ class Reconstruction:
             of a space: "places.SPACE", integers, which entry stands at each place of what is read (-1: not known), and
             "gains.SPACE", the factor at each of those places (NaN: not known).
         note: in words, what a reader of the row should know (such as that there was no signal).
+        trace: the search by rising evaluations, where the budget asks for it and the attack can tell; it ends at what
+            is returned.
     """
 
     images: Tensor
@@ -80,6 +100,7 @@ class Reconstruction:
     findings: Mapping[str, float] = field(default_factory=dict)
     key_claims: Mapping[str, Tensor] = field(default_factory=dict)
     note: str = ""
+    trace: tuple[TracePoint, ...] = ()
 
 
 class Attack(ABC):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attacks.base import ATTACKS, Need
+from torch import Tensor
+
+from attacks.base import ATTACKS, History, Need
 from attacks.dlg import DLG
+from attacks.known_labels import KnownLabels, granted_labels, labels_in_updates
+from federation.threat import Victim
 
 
 @ATTACKS.register("idlg")
@@ -21,3 +26,9 @@ class IDLG(DLG):
     name: ClassVar[str] = "idlg"
     reference: ClassVar[str] = "Zhao, Mopuri and Bilen, iDLG: Improved Deep Leakage from Gradients, 2020"
     needs: ClassVar[frozenset[Need]] = DLG.needs | {Need.SINGLE_IMAGE}
+
+    def known_labels(
+        self, history: History, victims: Sequence[Victim], updates: dict[str, Tensor], images: int
+    ) -> KnownLabels | None:
+        """That which an oracle grants, or the update states."""
+        return granted_labels(history, victims, images) or labels_in_updates(history, victims, updates, images)

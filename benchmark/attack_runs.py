@@ -143,7 +143,7 @@ def _run(
     try:
         found = attack.reconstruct(seen, victims, generator=generator, budget=budget)
         seconds = time.perf_counter() - start
-        _check(found, victims, seen)
+        check_returned(found, victims, seen)
         stored = _all_stored(found, seconds)
     except Exception as error:  # a crash is a row with its message, never a missing row
         full_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -155,8 +155,8 @@ def _run(
     return AttackRun(identifier, stored, "")
 
 
-def _check(found: list[Reconstruction], victims: Sequence[Victim], seen: Sequence[Observation]) -> None:
-    """Refuse what an attack cannot have meant: a wrong number or shape of images, or values outside [0, 1]."""
+def check_returned(found: list[Reconstruction], victims: Sequence[Victim], seen: Sequence[Observation]) -> None:
+    """Raise ValueError for what an attack cannot have meant: a wrong number or shape of images, values outside [0, 1]."""
     if len(found) != len(victims):
         raise ValueError(f"the attack returned {len(found)} reconstructions for {len(victims)} victims")
     for item, victim in zip(found, victims, strict=True):
@@ -181,7 +181,7 @@ def _all_stored(found: list[Reconstruction], seconds: float) -> tuple[StoredReco
 def _stored(item: Reconstruction, seconds: float = 0.0) -> StoredReconstruction:
     return StoredReconstruction(
         to_eight_bit(item.images),
-        None if item.labels is None else item.labels.to("cpu", torch.int64),
+        None if item.labels is None else item.labels.to("cpu", torch.int64, copy=True),
         None if item.objective is None else float(item.objective),
         int(item.evaluations),
         float(seconds),

@@ -13,13 +13,13 @@ from attacks.base import READS_UPDATES, Attack, missing_need
 from benchmark.artefacts import Plan, digest, source_digest
 from benchmark.attack_runs import AttackRun, run_attack, run_prior_guess
 from benchmark.controls import earned_shortcut_of
-from benchmark.experiment import AttackSpec
+from benchmark.experiment import AttackSpec, Regime
 from benchmark.key_scores import key_scores
 from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.observations import ObservedRounds
 from benchmark.recovered_weights import shares_recovered
 from benchmark.scoring import perceptual_metrics, score_run
-from benchmark.store import EVALUATOR_VERSION, CellRow, ImageRow, Outcome, Role, VictimKind
+from benchmark.store import EVALUATOR_VERSION, ROUNDS_SO_FAR, CellRow, ImageRow, Outcome, Role, VictimKind
 from benchmark.training_plan import TrainingPlan
 from defenses.base import MalformedKeyClaim
 from federation.errors import DataError
@@ -47,7 +47,7 @@ class Cell(Plan):
         plan: the training that it attacks.
         adversary: who looks.
         attack_spec: which attack, with options and budget.
-        kind: which kind of victim.
+        victims: which victims, among those of the training.
         snapshot: rounds of training before the attacked message.
         oracles: privileges granted.
         role: an attack on a defense, or a positive control that stands beside others.
@@ -56,7 +56,7 @@ class Cell(Plan):
     plan: TrainingPlan
     adversary: Adversary
     attack_spec: AttackSpec
-    kind: VictimKind
+    victims: Regime
     snapshot: int
     oracles: tuple[Oracle, ...] = ()
     role: Role = "attack"
@@ -71,6 +71,7 @@ class Cell(Plan):
             self.attack_spec.model_dump(mode="json"),
             source_digest(type(self.attack)),
             self.kind,
+            *([self.victims.label] if isinstance(self.plan.victims.probe, tuple) else []),
             self.snapshot,
             [str(oracle) for oracle in self.oracles],
             self.plan.workspace.code.cells,
@@ -84,10 +85,15 @@ class Cell(Plan):
         return self.attack_spec.build()
 
     @property
+    def kind(self) -> VictimKind:
+        """Which kind of victim."""
+        return self.victims.kind
+
+    @property
     def regime(self) -> str:
-        """The victim's regime, as tables name it."""
-        probe = self.plan.victims.probe
-        return probe.label if self.kind == "probe" and probe is not None else "real-round"
+        """The victim's regime, as tables name it, and that the history spans rounds where it does."""
+        label = self.victims.label
+        return f"{label}, {ROUNDS_SO_FAR}" if self.plan.victims.history == "so-far" else label
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,9 @@ def run_cell(cell: Cell, control: str) -> CellResult:
 
 
 def _evaluated(cell: Cell) -> CellResult:
-    history = ObservedRounds(cell.plan, cell.adversary, cell.kind, cell.snapshot, cell.oracles)
+    history = ObservedRounds(cell.plan, cell.adversary, cell.victims, cell.snapshot, cell.oracles)
     victims = history.victims()
-    outcome, detail = _outcome(cell, history[0], victims)
+    outcome, detail = _outcome(cell, history[victims[0].observation], victims)
     if outcome not in ("measured", "ciphertext"):
         return CellResult(_row(cell, outcome, detail, None), ())
     if outcome == "ciphertext":

@@ -9,9 +9,9 @@ from functools import lru_cache
 import torch
 
 from attacks.base import Need
-from attacks.engine.gradients import SingleGradient
+from attacks.engine.chain import single_gradient
 from attacks.engine.objectives import cosine_distance
-from benchmark.experiment import Experiment
+from benchmark.experiment import Experiment, ProbeVictims
 from benchmark.harness import CellGroup, cell_groups, training_plans
 from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace
@@ -50,12 +50,8 @@ def _group_seconds(group: CellGroup) -> float:
 
 def _victims(group: CellGroup) -> tuple[int, int]:
     """(victims, images a victim)."""
-    victims = group.plan.victims
-    if group.kind == "probe":
-        assert victims.probe is not None, "asked for only where there are probes"
-        return victims.probe.count, victims.probe.batch
-    assert victims.real_round is not None, "asked for only where there are real rounds"
-    return 1, victims.real_round.images
+    victims = group.victims
+    return (victims.count, victims.batch) if isinstance(victims, ProbeVictims) else (1, victims.images)
 
 
 def _distinct_runs(group: CellGroup) -> int:
@@ -103,7 +99,7 @@ def _evaluation_seconds(key: _Key) -> float:
     network, trials = key.plan.network, 8
     model = network.build()
     generator = torch_generator("estimate")
-    update = SingleGradient(model, {name: parameter.detach() for name, parameter in model.named_parameters()})
+    update = single_gradient(model, {name: parameter.detach() for name, parameter in model.named_parameters()})
     images = torch.randn(trials, 1, *network.image_shape, generator=generator, requires_grad=True)
     labels = torch.eye(network.class_count)[torch.zeros(trials, 1, dtype=torch.int64)]
     target = {name: gradient.detach() for name, gradient in update(torch.zeros_like(images), labels).items()}

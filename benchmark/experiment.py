@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import pydantic
 
@@ -17,6 +17,9 @@ from federation.threat import Oracle, Position, parse_adversary
 from federation.training import LocalTraining, Precision
 
 LAST = "last"
+
+History: TypeAlias = Literal["snapshot", "so-far"]
+"""Which rounds an attack is shown: those of one snapshot, or of all snapshots up to it."""
 
 BUILT_ORACLES = (Oracle.LABELS, Oracle.INITIAL_MODEL)
 
@@ -134,6 +137,8 @@ class AttackSpec(StrictModel):
 class ProbeVictims(StrictModel):
     """Extra rounds from a checkpoint, each with one small private batch, in a stated regime."""
 
+    kind: ClassVar[VictimKind] = "probe"
+
     count: int = pydantic.Field(ge=1)
     batch: int = pydantic.Field(1, ge=1)
     steps: int | None = pydantic.Field(None, ge=1)
@@ -157,16 +162,66 @@ class RealRoundVictims(StrictModel):
     `evaluations` is the attacks' budget here where it is not their own: all images of a victim are optimised together.
     """
 
+    kind: ClassVar[VictimKind] = "real-round"
+    label: ClassVar[str] = "real-round"
+
     images: int = pydantic.Field(8, ge=1)
     evaluations: int | None = pydantic.Field(None, ge=1)
 
 
-class Victims(StrictModel):
-    """Which victims there are; `raw` leaves out the secret crop and jitter, for published figures, and is unranked."""
+Regime: TypeAlias = RealRoundVictims | ProbeVictims
+"""The victims of a cell. Its `label` is what tables call it, and tells it from the others of an experiment."""
 
-    probe: ProbeVictims | None = None
+_SEVERAL_PROBES = pydantic.TypeAdapter(tuple[ProbeVictims, ...])
+
+
+class Victims(StrictModel):
+    """Which victims there are; `raw` leaves out the secret crop and jitter, for published figures, and is unranked.
+
+    `probe` is one regime of probes, or a list of them, which labels tell apart. Each takes its images from the beginning
+    of one secret order, so that regimes with as many images in all have the same.
+
+    `history` is what an attack sees besides its victims: "snapshot", the observed rounds of the same snapshot alone;
+    "so-far", those of all snapshots up to it, each with images of its own.
+    """
+
+    probe: ProbeVictims | tuple[ProbeVictims, ...] | None = None
     real_round: RealRoundVictims | None = None
     raw: bool = False
+    history: History = "snapshot"
+
+    @pydantic.field_validator("probe", mode="wrap")
+    @classmethod
+    def _one_or_several(
+        cls, value: Any, _: pydantic.ValidatorFunctionWrapHandler
+    ) -> ProbeVictims | tuple[ProbeVictims, ...] | None:
+        """Chosen by what is written there, so that an error names its own place and not that of every alternative."""
+        if not isinstance(value, list | tuple):
+            return None if value is None else ProbeVictims.model_validate(value)
+        several = _SEVERAL_PROBES.validate_python(value)
+        distinct(
+            [probe.label for probe in several],
+            "tables would call two regimes {}; put one into an experiment of its own",
+        )
+        return several
+
+    @property
+    def probes(self) -> tuple[ProbeVictims, ...]:
+        """All regimes of probes, in their order; empty for none."""
+        return self.probe if isinstance(self.probe, tuple) else tuple(filter(None, [self.probe]))
+
+    @property
+    def regimes(self) -> tuple[Regime, ...]:
+        """All victims that there are."""
+        return (*filter(None, [self.real_round]), *self.probes)
+
+    @pydantic.model_serializer(mode="wrap")
+    def _snapshot_unsaid(self, serialise: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the usual history: addresses and baselines from before there was another hold."""
+        content: dict[str, Any] = serialise(self)
+        if self.history == "snapshot":
+            content.pop("history", None)
+        return content
 
 
 class FederationSpec(StrictModel):
@@ -275,7 +330,7 @@ class Experiment(StrictModel):
                     raise ValueError(
                         f"{federation.task} has a budget for {attack.name}, which is not among the attacks"
                     )
-        if self.attacks and not (self.victims.probe or self.victims.real_round):
+        if self.attacks and not self.victims.regimes:
             raise ValueError("attacks need victims: give victims.probe or victims.real_round")
         if self.attacks and not self.adversaries:
             raise ValueError("attacks need adversaries: give at least one")

@@ -12,11 +12,11 @@ from typing import Any, Protocol, TypeVar, get_args
 
 from benchmark.cells import Cell, CellResult, run_cell
 from benchmark.controls import CONTROL_ADVERSARY, control_adversary, with_undefended
-from benchmark.experiment import AttackSpec, Experiment
+from benchmark.experiment import AttackSpec, Experiment, Regime
 from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.provenance import hardware, library_versions, source_revision
 from benchmark.references import Reference, run_reference
-from benchmark.store import UNDEFENDED, CellRow, ImageRow, Manifest, Role, Run, TrainingRow, VictimKind
+from benchmark.store import UNDEFENDED, CellRow, ImageRow, Manifest, Role, Run, TrainingRow
 from benchmark.training_plan import TrainingPlan
 from benchmark.trainings import run_training
 from benchmark.workspace import Workspace, ensure_root
@@ -52,14 +52,15 @@ class CellGroup:
 
     plan: TrainingPlan
     attack: AttackSpec
-    kind: VictimKind
+    victims: Regime
     snapshot: int
     cells: tuple[Cell, ...]
 
     @property
     def label(self) -> str:
         """For progress."""
-        return f"{self.plan.task} {self.plan.defense_spec.name} {self.attack.label} {self.kind} round {self.snapshot}"
+        where = f"{self.plan.task} {self.plan.defense_spec.name}"
+        return f"{where} {self.attack.label} {self.victims.label} round {self.snapshot}"
 
 
 def run_experiment(experiment: Experiment, workspace: Workspace, *, progress: Progress, engine: Engine) -> Path:
@@ -96,22 +97,15 @@ def training_plans(experiment: Experiment, workspace: Workspace) -> list[Trainin
 def cell_groups(experiment: Experiment, plans: Sequence[TrainingPlan]) -> list[CellGroup]:
     """Every cell of the experiment, with the positive controls that it needs."""
     adversaries = [parse_adversary(name) for name in experiment.adversaries]
-    kinds: list[VictimKind] = [
-        kind
-        for kind, wanted in zip(
-            get_args(VictimKind), (experiment.victims.real_round, experiment.victims.probe), strict=True
-        )
-        if wanted is not None
-    ]
     groups = []
     for plan in plans:
-        for kind, snapshot in itertools.product(kinds, plan.federation.snapshot_rounds):
-            for attack in experiment.attacks_on(plan.federation, kind):
+        for victims, snapshot in itertools.product(experiment.victims.regimes, plan.federation.snapshot_rounds):
+            for attack in experiment.attacks_on(plan.federation, victims.kind):
                 cells = [
-                    Cell(plan, adversary, attack, kind, snapshot, experiment.oracles, role)
+                    Cell(plan, adversary, attack, victims, snapshot, experiment.oracles, role)
                     for adversary, role in _with_control(adversaries, plan)
                 ]
-                groups.append(CellGroup(plan, attack, kind, snapshot, tuple(cells)))
+                groups.append(CellGroup(plan, attack, victims, snapshot, tuple(cells)))
     return groups
 
 
@@ -167,7 +161,7 @@ def _controls(groups: Sequence[CellGroup]) -> dict[str, str]:
 def _control_key(cell: Cell) -> tuple[Any, ...]:
     plan = cell.plan
     return (
-        plan.task, plan.algorithm.label, plan.seed, cell.attack_spec.model_dump_json(), cell.kind, cell.snapshot,
+        plan.task, plan.algorithm.label, plan.seed, cell.attack_spec.model_dump_json(), cell.regime, cell.snapshot,
         control_adversary(cell.attack, cell.adversary).name,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import overload
 
 import torch
 
+from benchmark.experiment import ProbeVictims, Regime
 from benchmark.training_files import Truth, check_observed, load_weights
 from benchmark.training_plan import TrainingPlan, observed_rounds
 from federation.messages import Transcript
@@ -32,28 +33,33 @@ from federation.weights import Weights, flatten, floating
 class ObservedRounds(Sequence[Observation]):
     """The history that an attack reads: one observation a round, loaded and decoded when it is looked at.
 
+    It holds the rounds of one snapshot, or where the plan's victims have the history "so-far" those of all snapshots up
+    to it. Victims are of that snapshot alone.
+
     Args:
         plan: the training.
         adversary: whose eyes.
-        kind: "probe" or "real-round".
+        regime: which victims.
         snapshot: the checkpoint's round.
         oracles: privileges that the experiment grants.
     """
 
     def __init__(
-        self, plan: TrainingPlan, adversary: Adversary, kind: str, snapshot: int, oracles: tuple[Oracle, ...] = ()
+        self, plan: TrainingPlan, adversary: Adversary, regime: Regime, snapshot: int, oracles: tuple[Oracle, ...] = ()
     ) -> None:
-        self._plan, self._adversary, self._kind, self._snapshot = plan, adversary, kind, snapshot
-        self._names = list(observed_rounds(plan, kind, snapshot))
-        for name in self._names:
+        self._plan, self._adversary, self._regime, self._snapshot = plan, adversary, regime, snapshot
+        self._rounds = [
+            (number, name) for number in plan.rounds_seen_at(snapshot) for name in observed_rounds(plan, regime, number)
+        ]
+        for _, name in self._rounds:
             check_observed(plan.directory, name)
         self._oracles = oracles
         self._loaded: dict[int, Observation] = {}
-        self._states = _Keys(plan, snapshot)
+        self._states = {number: _Keys(plan, number) for number, _ in self._rounds}
         self._holds = parties_of(adversary.position, plan.colluder)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._rounds)
 
     @overload
     def __getitem__(self, index: int) -> Observation: ...
@@ -69,27 +75,29 @@ class ObservedRounds(Sequence[Observation]):
 
     def truth(self, index: int) -> Truth:
         """What the victim of one round really was: for the referee."""
-        return Truth.load(self._plan.directory / f"{self._names[index]}.truth")
+        return Truth.load(self._plan.directory / f"{self._rounds[index][1]}.truth")
 
     def score_key_claims(self, claims: Mapping[str, torch.Tensor], victim: Victim) -> Mapping[str, float]:
-        """How right claims about keys are, by the keys of the rounds observed: for the referee.
+        """How right claims about keys are, by the keys of the round of a victim: for the referee.
 
         Raises:
             MalformedKeyClaim: for claims that cannot be about keys of this defense.
         """
+        keys = self._states[self._rounds[victim.observation][0]]
         return self._plan.defense.score_key_claims(
             claims,
             network=self._plan.network,
             victim=victim.sender,
-            held=self._states.of(self._holds),
-            keys=self._states.of((victim.sender,)).get(victim.sender, b""),
+            held=keys.of(self._holds),
+            keys=keys.of((victim.sender,)).get(victim.sender, b""),
         )
 
     def victims(self) -> list[Victim]:
-        """The victims, one an observed round."""
+        """The victims, one an observed round of the snapshot."""
         return [
             Victim(f"seed{self._plan.seed}/{name}", index, self._victim_sender(name), len(self.truth(index).labels))
-            for index, name in enumerate(self._names)
+            for index, (number, name) in enumerate(self._rounds)
+            if number == self._snapshot
         ]
 
     def _victim_sender(self, name: str) -> str:
@@ -97,23 +105,23 @@ class ObservedRounds(Sequence[Observation]):
         return file.read_text() if file.exists() else self._plan.clients[0]
 
     def _observe(self, position: int) -> Observation:
-        plan, name = self._plan, self._names[position]
+        plan, (number, name) = self._plan, self._rounds[position]
         position_of = self._adversary.position
         transcript = readable(Transcript.load(plan.directory / f"{name}.transcript"), position_of, plan.colluder)
         sender = self._victim_sender(name)
-        counts, local = self._regime(sender)
+        counts, local = self._training_of(name)
         # the released model is deployed in clear, whatever it travels under: it is read as a client recovers it
         opened_with = (plan.colluder,) if position_of is Position.AGGREGATE else self._holds
+        keys = self._states[number]
         view = plan.defense.view(
-            transcript, position_of, self._states.of(opened_with), network=plan.network, sample_counts=counts
+            transcript, position_of, keys.of(opened_with), network=plan.network, sample_counts=counts
         )
         dataset = plan.workspace.dataset(plan.task)
         adaptive = self._adversary.knowledge is Knowledge.ADAPTIVE
-        auxiliary = Auxiliary(dataset.auxiliary.pixels(), dataset.auxiliary.labels) if adaptive else None
         return Observation(
-            round=self._snapshot,
+            round=number,
             transcript=transcript,
-            held=self._states.of(self._holds),
+            held=keys.of(self._holds),
             view=view,
             scheme=plan.defense.scheme() if adaptive else {},
             facts=TrainingFacts(
@@ -127,24 +135,29 @@ class ObservedRounds(Sequence[Observation]):
             network=plan.network,
             mean=dataset.mean,
             deviation=dataset.deviation,
-            auxiliary=auxiliary,
+            auxiliary=self._auxiliary if adaptive else None,
             oracles=self._granted(position),
             own_updates=self._own_updates(name),
         )
+
+    @cached_property
+    def _auxiliary(self) -> Auxiliary:
+        images = self._plan.workspace.dataset(self._plan.task).auxiliary
+        return Auxiliary(images.pixels(), images.labels)
 
     def _own_updates(self, name: str) -> dict[str, Weights]:
         """What the colluder trained in this round, for a position that is the colluder or has it."""
         file, colluder = self._plan.directory / f"{name}.own", self._plan.colluder
         return {colluder: load_weights(file)} if colluder in self._holds and file.exists() else {}
 
-    def _regime(self, sender: str) -> tuple[dict[str, int], LocalTraining]:
-        plan = self._plan
-        if self._kind == "probe":
-            assert plan.victims.probe is not None, "asked for only where there are probes"
+    def _training_of(self, name: str) -> tuple[dict[str, int], LocalTraining]:
+        """How many images each client of an observed round trained on, and how."""
+        plan, regime = self._plan, self._regime
+        if isinstance(regime, ProbeVictims):
             cohort = dict.fromkeys([plan.clients[0], plan.colluder])
-            return dict.fromkeys(cohort, plan.victims.probe.batch), plan.probe_training
+            return dict.fromkeys(cohort, regime.batch), plan.probe_training(regime)
         counts = {name: len(shard) for name, shard in zip(plan.clients, plan.shards, strict=True)}
-        cohort_names = Transcript.load(plan.directory / f"{self._names[0]}.transcript").where(
+        cohort_names = Transcript.load(plan.directory / f"{name}.transcript").where(
             lambda envelope: envelope.phase == "upload"
         )
         return {envelope.sender: counts[envelope.sender] for envelope in cohort_names}, plan.algorithm.local

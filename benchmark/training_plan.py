@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmark.artefacts import Plan, digest, source_digest
-from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec, Victims
+from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec, ProbeVictims, Regime, Victims
 from benchmark.training_files import snapshot_name
 from benchmark.victims import chosen_in_secret
 from benchmark.workspace import Workspace
@@ -76,8 +77,8 @@ class TrainingPlan(Plan):
         """Raise UsageError or DataError for what cannot be divided, defended or attacked: before anything long begins."""
         self.defense.claims(self.network)
         assert all(len(shard) for shard in self.shards), "a division leaves no client empty"
-        if self.victims.probe is not None:
-            self.probe_indices()
+        for probe, snapshot in itertools.product(self.victims.probes, self.federation.snapshot_rounds):
+            self.probe_indices(probe, snapshot)
 
     def stage_digests(self) -> list[str]:
         """The hashes of the files that the defense's stages come from."""
@@ -129,11 +130,8 @@ class TrainingPlan(Plan):
         generator = numpy_generator("partition", self.seed)
         return partition(kind, labels, self.algorithm.clients, generator=generator, **options)
 
-    @property
-    def probe_training(self) -> LocalTraining:
+    def probe_training(self, probe: ProbeVictims) -> LocalTraining:
         """The victim's local training in a probe: in the regime of the probe and the precision of the federation."""
-        probe = self.victims.probe
-        assert probe is not None, "asked for only where there are probes"
         return replace(probe.local, precision=self.algorithm.precision)
 
     def initial_weights(self) -> Weights:
@@ -142,23 +140,38 @@ class TrainingPlan(Plan):
         model = task.build_model(dataset, seed=seed_for("initial weights", self.seed))
         return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
-    def probe_indices(self) -> Tensor:
-        """Images of the victims split that the probes use: int64 [count, batch]; the same for every seed."""
-        probe = self.victims.probe
-        assert probe is not None, "asked for only where there are probes"
+    def probe_numbers(self, probe: ProbeVictims) -> range:
+        """The numbers of a regime's probes among all that are played from a checkpoint."""
+        regimes = self.victims.probes
+        first = sum(earlier.count for earlier in regimes[: regimes.index(probe)])
+        return range(first, first + probe.count)
+
+    def probe_indices(self, probe: ProbeVictims, snapshot: int) -> Tensor:
+        """Images of the victims split that a snapshot's probes use: int64 [count, batch].
+
+        They are the same at every snapshot and for every seed, unless an attack sees the probes of several snapshots: then
+        they are others at each and, since there can be few at a time, of every seed.
+        """
         available = len(self.workspace.dataset(self.task).victims)
-        if probe.count * probe.batch > available:
+        spanning = self.victims.history == "so-far"
+        rounds = self.federation.snapshot_rounds if spanning else (snapshot,)
+        if len(rounds) * probe.count * probe.batch > available:
+            times = f"{len(rounds)} times " if len(rounds) > 1 else ""
             raise DataError(
-                f"{self.task}: {probe.count} probes of {probe.batch} images need more than its {available} victims"
+                f"{self.task}: {times}{probe.count} probes of {probe.batch} images need more than its {available} victims"
             )
-        root = self.workspace.root.derive("probe victims", self.task)
-        return chosen_in_secret(torch.arange(available), probe.count * probe.batch, root).view(probe.count, probe.batch)
+        root = self.workspace.root.derive("probe victims", self.task, *([self.seed] if spanning else []))
+        chosen = chosen_in_secret(torch.arange(available), len(rounds) * probe.count * probe.batch, root)
+        return chosen.view(len(rounds), probe.count, probe.batch)[rounds.index(snapshot)]
+
+    def rounds_seen_at(self, snapshot: int) -> tuple[int, ...]:
+        """The snapshots whose observed rounds an attack at this one is shown, in order, itself last."""
+        if self.victims.history == "snapshot":
+            return (snapshot,)
+        return (*(number for number in self.federation.snapshot_rounds if number < snapshot), snapshot)
 
 
-def observed_rounds(plan: TrainingPlan, kind: str, snapshot: int) -> Iterator[str]:
-    """The names of the observed rounds of one snapshot and victim kind."""
-    if kind == "probe":
-        assert plan.victims.probe is not None, "asked for only where there are probes"
-        yield from (snapshot_name("probe", snapshot, index) for index in range(plan.victims.probe.count))
-    else:
-        yield snapshot_name("real-round", snapshot)
+def observed_rounds(plan: TrainingPlan, regime: Regime, snapshot: int) -> Iterator[str]:
+    """The names of the observed rounds of one snapshot and regime of victims."""
+    numbers = plan.probe_numbers(regime) if isinstance(regime, ProbeVictims) else range(1)
+    yield from (snapshot_name(regime.kind, snapshot, number) for number in numbers)

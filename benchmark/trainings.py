@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.costs import Traffic, peak_memory, reset_peak_memory
+from benchmark.experiment import ProbeVictims
 from benchmark.store import TrainingRow
 from benchmark.training_files import Truth, is_finished, load_row, save_row, snapshot_name
 from benchmark.training_plan import TrainingPlan
@@ -82,7 +83,8 @@ class _Training:
             expected = self._expected(record, cohort)
             if number in plan.federation.snapshot_rounds:
                 self._keep_real_round(number, record, cohort)
-                self._probe(number, checkpoint)
+                for probe in plan.victims.probes:
+                    self._probe(probe, number, checkpoint)
         final = self.federation.recover(self.federation.release(algorithm.rounds, plan.clients[:1])[0])
         evaluations.append(self._evaluate(final))
         self.errors.append(largest_difference(final, expected or final))
@@ -116,19 +118,17 @@ class _Training:
         for activity, seconds in record.seconds.items():
             self.seconds[activity] = self.seconds.get(activity, 0.0) + seconds
 
-    def _probe(self, number: int, checkpoint: bytes) -> None:
+    def _probe(self, probe: ProbeVictims, number: int, checkpoint: bytes) -> None:
         """Play one extra round per probe from the round's global message, and keep its transcript and truth."""
-        plan, probe = self.plan, self.plan.victims.probe
-        if probe is None:
-            return
+        plan = self.plan
         images = plan.workspace.private(plan.task, "victims", raw=plan.victims.raw)
         victim, cohort = plan.clients[0], tuple(dict.fromkeys([plan.clients[0], plan.colluder]))
         counts = dict.fromkeys(cohort, probe.batch)
         federation = Federation(self.parties, counts, seed=seed_for("probes", plan.seed))
-        for index, rows in enumerate(plan.probe_indices()):
+        for index, rows in zip(plan.probe_numbers(probe), plan.probe_indices(probe, number), strict=True):
             shards = {name: self._probe_shard(name, number, index, probe.batch) for name in cohort}
             shards[victim] = images.select(rows)
-            update = self._update_on(shards, plan.probe_training, number, f"probe {index}")
+            update = self._update_on(shards, plan.probe_training(probe), number, f"probe {index}")
             with federation.rehearsal(checkpoint):
                 record = federation.run_round(number, cohort, update, variant=1 + index)
                 released = federation.release(number, cohort)

@@ -9,7 +9,19 @@ import typer
 import typer.core
 
 from federation.errors import KeyholeError
-from keyhole.commands import baseline, bench, check, listing, report, reproduce, run, score
+from keyhole.commands import (
+    baseline,
+    bench,
+    check,
+    conformance,
+    listing,
+    recover_image,
+    report,
+    reproduce,
+    run,
+    score,
+    try_attack,
+)
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -52,6 +64,9 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(reproduce.app, name="reproduce")
 app.command("list")(listing.list_names)
 app.command("score")(score.score)
+app.command("try")(try_attack.try_attack)
+app.command("conformance")(conformance.conformance)
+app.command("recover-image")(recover_image.recover_image)
 
 
 def main() -> None:

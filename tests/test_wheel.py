@@ -12,7 +12,12 @@ import pytest
 
 CHECKOUT = Path(__file__).parent.parent
 PACKAGES = {"federation", "attacks", "defenses", "benchmark", "leaderboard", "keyhole"}
-DATA = ("benchmark/experiments/*.yaml", "benchmark/reproduce/gusain/*.yaml", "leaderboard/site/templates/*")
+DATA = (
+    "benchmark/bundles/data/*/*",
+    "benchmark/experiments/*.yaml",
+    "benchmark/reproduce/gusain/*.yaml",
+    "leaderboard/site/templates/*",
+)
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attacks.adaptive.block_cholesky import BlockCholesky
 from attacks.adaptive.rescaling import RescalingEquations
 
-MOST_UNKNOWNS = 2048
-"""Channels up to which the equations are solved; their normal matrix is dense, so that time grows with the cube."""
+MOST_UNKNOWNS = 20_000
+"""Channels up to which the equations are solved; time grows with the cube of those of neighbouring layers."""
 
 _FIRST_NOISE = 0.1
 _LEAST_NOISE = 1e-7
@@ -67,14 +68,14 @@ def estimate_gains(equations: RescalingEquations, gain_range: float, factors: in
     noise = torch.full(equations.equations.shape, _FIRST_NOISE, dtype=torch.float64)
     for _ in range(_PASSES):
         scale, rounding = _scale(equations, logs), equations.rounding(logs)
-        logs, covariance = _minimised(equations, logs, ((noise * scale).square() + rounding).sqrt(), prior)
+        logs, variances = _minimised(equations, logs, ((noise * scale).square() + rounding).sqrt(), prior)
         flows, sizes = equations.flows(logs)
         saying = (flows != 0).sum(0)
-        free = 1 - (len(logs) - prior * float(covariance.diagonal().sum())) / max(int(saying.sum()), 1)
+        free = 1 - (len(logs) - prior * float(variances.sum())) / max(int(saying.sum()), 1)
         previous, noise = noise, _noise(flows / scale, saying, free)
         if float((noise / previous).log().abs().mean()) < _SETTLED:
             break
-    errors = (covariance.diagonal() * len(equations)).sqrt() / 2
+    errors = (variances * len(equations)).sqrt() / 2
     if free < _FEWEST_FREE:
         errors = torch.full_like(errors, spread)  # the equations leave nothing over by which they could be checked
     return GainEstimate(
@@ -101,18 +102,17 @@ def _noise(relative: Tensor, saying: Tensor, free: float) -> Tensor:
 
 class _Minimum(NamedTuple):
     logs: Tensor
-    covariance: Tensor
+    variances: Tensor
 
 
 def _minimised(equations: RescalingEquations, logs: Tensor, deviations: Tensor, prior: float) -> _Minimum:
-    """The minimum [U] of the squared flows over their variances plus prior * logs^2, and its covariance [U, U]."""
+    """The minimum [U] of the squared flows over their variances plus prior * logs^2, and each one's variance [U]."""
     damping = 1e-3
     flows = equations.flows(logs)[0] / deviations
     cost = _cost(flows, logs, prior)
-    slope, curvature = _normal(equations, flows, logs, deviations, prior)
+    slope, curvature = equations.normal(flows, logs, deviations, prior)
     for _ in range(_ITERATIONS):
-        damped = curvature + torch.diag(damping * curvature.diagonal())
-        step = -torch.cholesky_solve(slope[:, None], torch.linalg.cholesky(damped))[:, 0]
+        step = -BlockCholesky(curvature, damping * curvature.diagonal()).solve(slope)
         if damping < 1 and float(-slope @ step) < _NEAR**2:
             break
         tried_flows = equations.flows(logs + step)[0] / deviations
@@ -123,20 +123,8 @@ def _minimised(equations: RescalingEquations, logs: Tensor, deviations: Tensor, 
             damping *= 8
             continue
         logs, flows, cost, damping = logs + step, tried_flows, tried_cost, damping / 8
-        slope, curvature = _normal(equations, flows, logs, deviations, prior)
-    return _Minimum(logs, torch.cholesky_inverse(torch.linalg.cholesky(curvature)))
-
-
-def _normal(
-    equations: RescalingEquations, flows: Tensor, logs: Tensor, deviations: Tensor, prior: float
-) -> tuple[Tensor, Tensor]:
-    """Half the gradient [U] and the Gauss-Newton curvature [U, U] of what is minimised."""
-    slope, curvature = prior * logs, prior * torch.eye(len(logs), dtype=logs.dtype)
-    for update in range(len(equations)):
-        derivatives = equations.derivatives(logs, update) / deviations[:, None]
-        slope += derivatives.T @ flows[update]
-        curvature.addmm_(derivatives.T, derivatives)
-    return slope, curvature
+        slope, curvature = equations.normal(flows, logs, deviations, prior)
+    return _Minimum(logs, BlockCholesky(curvature, torch.zeros_like(logs)).inverse_diagonal())
 
 
 def _cost(flows: Tensor, logs: Tensor, prior: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -15,11 +15,15 @@ from torch.nn import functional as F
 
 from attacks.adaptive.grid.colours import channel_orders, with_channels_in
 from attacks.adaptive.grid.network import Matrices, NetworkKey, open_network, opened_weights
+from attacks.adaptive.grid.pooled import FEWEST, SIGNAL, JoinedNetwork, dense_after, joined
 from attacks.adaptive.grid.template import KeyNotFoundError
 from attacks.adaptive.recovery import Recovery, WeightRecovery
+from attacks.adaptive.statistics.leaks import layer_leak
+from attacks.adaptive.statistics.public import PublicImages
 from attacks.base import ATTACKS, Budget, History, Need, Reconstruction
 from federation.network import Network
-from federation.threat import Observation, SparseLayers, Victim
+from federation.normalisation import Normalisation
+from federation.threat import AGGREGATE, Observation, SparseLayers, Victim
 from federation.weights import Weights, floating
 
 STAGE = "keynet-toeplitz"
@@ -75,12 +79,87 @@ class KeyNetGrid(WeightRecovery):
         for model, members in groups.items():
             frames, _ = _opened(model)
             observation = history[victims[members[0]].observation]
-            if frames:
+            across = _across_pooling(model, frames, history, generator) if frames else None
+            if across is not None:
+                for index in members:
+                    found[index] = across.reconstructed(found[index], victims[index], observation)
+            elif frames:
                 for index, item in zip(
                     members, _upright(frames, [found[i] for i in members], observation), strict=True
                 ):
                     found[index] = item
         return found
+
+
+@dataclass(frozen=True)
+class _AcrossPooling:
+    """A network that was joined across its pooling, and the images of the updates that joined it.
+
+    Attributes:
+        opened: the network.
+        images: [N, P], of the updates, normalised.
+        numbers: which of them is whose, by observation and sender.
+    """
+
+    opened: JoinedNetwork
+    images: Tensor
+    numbers: Mapping[tuple[int, str], int]
+
+    def reconstructed(self, item: Reconstruction, victim: Victim, observation: Observation) -> Reconstruction:
+        """A victim's reconstruction, in place of one without signal."""
+        number = self.numbers.get((victim.observation, victim.sender))
+        claims = self.opened.frame.claims()
+        if number is None:
+            return replace(item, key_claims=claims)
+        normalisation = Normalisation(observation.mean, observation.deviation)
+        images = normalisation.invert(self.images[number].view(1, *observation.network.image_shape))
+        findings = {
+            **item.findings,
+            "convolutions opened": float(len(self.opened.frame.layers)),
+            "leaks used": float(len(self.numbers)),
+            "predictability of placed features": self.opened.predictability,
+        }
+        note = "features of the first fully connected layer, put in order over all updates, and decoded"
+        return replace(item, images=images.float(), findings=findings, key_claims=claims, note=note)
+
+
+def _across_pooling(
+    model: _KeyedModel, frames: Frames, history: History, generator: torch.Generator
+) -> _AcrossPooling | None:
+    """The network joined over all updates of single images from this model; None where that cannot be."""
+    dense = dense_after(model.network, frames[0])
+    if dense is None:
+        return None
+    updates: dict[tuple[int, str], Matrices] = {}
+    for number, observation in enumerate(history):
+        view, facts = observation.view, observation.facts
+        if not isinstance(view, SparseLayers) or facts.steps * facts.batch_size != 1:
+            continue
+        if _KeyedModel.of(observation) != model:
+            continue
+        updates |= {
+            (number, sender): after
+            for sender, after in view.after.items()
+            if sender != AGGREGATE and layer_leak(model.network, dense, model.matrices, after) is not None
+        }
+    if len(updates) < FEWEST:
+        return None
+    first = history[next(iter(updates))[0]]
+    assert first.auxiliary is not None, "the harness checked what this attack needs"
+    public = PublicImages.of(first.auxiliary, Normalisation(first.mean, first.deviation), generator)
+    opened = joined(
+        model.network,
+        frames,
+        model.matrices,
+        list(updates.values()),
+        public,
+        gain_range=float(str(first.scheme.get(STAGE, {}).get("gain_range", 1))),
+        seed=int(torch.randint(2**31, (1,), generator=generator)),
+    )
+    if opened is None or opened.predictability < SIGNAL:
+        return None
+    images = torch.from_numpy(opened.decoded(public))
+    return _AcrossPooling(opened, images, {key: place for place, key in enumerate(updates)})
 
 
 @dataclass(frozen=True)

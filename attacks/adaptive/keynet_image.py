@@ -28,8 +28,9 @@ class RecoveredImages:
     """Images as the attack sees them.
 
     Attributes:
-        images: float64 [N, channels, height, width] in [0, 1]: each image stretched to its own range, since the layer
-            leaves brightness and contrast open; the order of the channels it leaves open too.
+        images: float64 [N, channels, height, width] in [0, 1]: each image stretched to its own range, as far as the
+            rounding of 8-bit ciphertexts lets that be told, since the layer leaves brightness and contrast open; the order
+            of the channels it leaves open too. 0.5 where no window of the layer has the pixel.
         poses: reflections and turns that the layer cannot tell apart; the images are in one of them, all in the same.
         key: what was found of the layer's keys.
     """
@@ -75,8 +76,11 @@ def recover_images(
         maps = np.stack([_smoothest(image, directions) for image in _as_maps(values, shape)])
     else:
         maps = _as_maps(values + offsets, shape)
-    maps = with_channels_in(maps, channel_orders(maps, template))
-    return RecoveredImages(_stretched(maps), template.symmetries, key)
+    orders = channel_orders(maps, template)
+    rounding = _as_maps(factors[None] / 2 if grey_levels else np.zeros_like(factors)[None], shape)
+    return RecoveredImages(
+        _stretched(with_channels_in(maps, orders), with_channels_in(rounding, orders)), template.symmetries, key
+    )
 
 
 def _offsets(layer: scipy.sparse.csr_array, key: LayerKey) -> Floats:
@@ -107,7 +111,8 @@ def _smoothest(image: Floats, directions: list[Floats]) -> Floats:
     if not directions:
         return image
     target = _differences(image)
-    design = np.stack([_differences(direction) for direction in directions], axis=1)
+    known = np.isfinite(target)
+    target, design = target[known], np.stack([_differences(direction)[known] for direction in directions], axis=1)
     scales = np.abs(design).max(0)
     design = design / scales
     weights, floor = np.ones(len(target)), 1e-6 * np.abs(target).max()
@@ -125,6 +130,13 @@ def _differences(image: Floats) -> Floats:
     return np.concatenate([np.diff(image, axis=axis).ravel() for axis in (-2, -1)])
 
 
-def _stretched(maps: Floats) -> Floats:
-    low, high = maps.min((1, 2, 3), keepdims=True), maps.max((1, 2, 3), keepdims=True)
-    return np.asarray((maps - low) / np.maximum(high - low, np.finfo(np.float64).tiny))
+def _stretched(maps: Floats, rounding: Floats) -> Floats:
+    """Maps [N, ...] stretched to [0, 1], each from its darkest value to its brightest.
+
+    A pixel of a small gain that is off by up to `rounding` [1, ...] seems darker or brighter than any. The darkest value
+    is at most what every pixel reaches with its rounding added, and that bound is as tight as the surest pixels are.
+    """
+    least = np.nanmin(rounding)
+    low = np.nanmin(maps + rounding, (1, 2, 3), keepdims=True) - least
+    high = np.nanmax(maps - rounding, (1, 2, 3), keepdims=True) + least
+    return np.nan_to_num(np.clip((maps - low) / np.maximum(high - low, np.finfo(np.float64).tiny), 0, 1), nan=0.5)

@@ -31,10 +31,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from attacks.adaptive.block_cholesky import SymmetricBlocks
+from attacks.adaptive.flow_derivatives import FlowDerivatives, starts_of
 from attacks.adaptive.monomial import input_channels, per_channel
 from federation.channel_map import POSITIVELY_HOMOGENEOUS
 from federation.channels import ChannelMap, ChannelSpace, TensorAxes
@@ -74,13 +77,14 @@ class RescalingEquations:
     def __init__(self, network: Network, updates: Sequence[KeyedUpdate], unknown: frozenset[int]) -> None:
         channel_map = network.channels
         sizes = [space.size for space in channel_map.spaces]
-        starts = [sum(sizes[:index]) for index in range(len(sizes))]
+        starts = starts_of(sizes)
         self._places = sum(sizes) + 1  # every channel, then the constant input of biases
         self._products, self._variances, self._writes, self._reads = _products(
             network, updates, starts, self._places - 1
         )
         self.unknown = _channels_of(channel_map, starts, lambda space: space.index in unknown)
         self.equations = _channels_of(channel_map, starts, conserves)
+        self._balanced = [space.index for space in channel_map.spaces if conserves(space)]
         self.spaces = {space.index: starts[space.index] for space in channel_map.spaces if space.index in unknown}
         self._sizes = sizes
 
@@ -98,14 +102,35 @@ class RescalingEquations:
         ratios = self._ratios(logs)
         return self._at_channels((self._variances * ratios.square())[None], 1)[0, self.equations]
 
+    def normal(self, flows: Tensor, logs: Tensor, deviations: Tensor, prior: float) -> tuple[Tensor, SymmetricBlocks]:
+        """Half the gradient [U] and the Gauss-Newton curvature of the squared flows plus prior * logs^2, at log e [U].
+
+        Args:
+            flows: [T, E] over their deviations.
+            logs: where.
+            deviations: [E].
+            prior: of every unknown.
+        """
+        jacobian = self._jacobian
+        slope, ratios = prior * logs, self._ratios(logs)
+        curvature = SymmetricBlocks(jacobian.slices, torch.full_like(logs, prior))
+        for products, own in zip(self._products, flows, strict=True):
+            for part, matrix in jacobian.at(products * ratios):
+                scaled = matrix / deviations[part.rows][:, None]
+                slope[part.unknowns] += scaled.T @ own[part.rows]
+                curvature.add(part.blocks, scaled.T @ scaled)
+        return slope, curvature
+
     def derivatives(self, logs: Tensor, update: int) -> Tensor:
-        """Derivatives [E, U] of one update's flows by log e."""
-        terms = self._products[update] * self._ratios(logs)
-        matrix = terms.new_zeros(self._places, self._places)
-        for rows, columns in ((self._writes, self._reads), (self._reads, self._writes)):
-            matrix.index_put_((rows, columns), terms, accumulate=True)
-        matrix.diagonal().sub_(self._at_channels(terms[None], 1)[0])
-        return matrix[self.equations][:, self.unknown]
+        """Derivatives [E, U] of one update's flows by log e, all of them at once: for few channels."""
+        whole = logs.new_zeros(len(self.equations), len(self.unknown))
+        for part, matrix in self._jacobian.at(self._products[update] * self._ratios(logs)):
+            whole[part.rows, part.unknowns] = matrix
+        return whole
+
+    @cached_property
+    def _jacobian(self) -> FlowDerivatives:
+        return FlowDerivatives(self._sizes, self._writes, self._reads, self._balanced, list(self.spaces))
 
     def by_space(self, values: Tensor) -> dict[int, Tensor]:
         """Values [U] of the unknowns by the index of their space."""
@@ -125,8 +150,11 @@ class RescalingEquations:
 
     def _at_channels(self, terms: Tensor, sign: int) -> Tensor:
         """Terms [T, N] summed where they are written, plus or minus where they are read: [T, places]."""
-        total = terms.new_zeros(len(terms), self._places)
-        return total.index_add_(1, self._writes, terms).index_add_(1, self._reads, terms, alpha=sign)
+        return torch.stack([self._at_channels_of(each, sign) for each in terms])
+
+    def _at_channels_of(self, terms: Tensor, sign: int) -> Tensor:
+        total = terms.new_zeros(self._places)
+        return total.index_add(0, self._writes, terms).index_add(0, self._reads, terms, alpha=sign)
 
 
 def _products(

@@ -24,60 +24,73 @@ class CurvatureMemory:
 
     def __init__(self, trials: int, length: int, history: int, like: Tensor) -> None:
         self._history = history
-        self._pairs = like.new_zeros(trials, 2 * history, length)  # steps, then changes
+        self._used = 0  # slots that any trial has ever used
+        self._pairs = like.new_zeros(trials, history, 2, length)  # a step, then its change
         self._across = like.new_zeros(trials, history, history)  # [i, j] = s_i . y_j
         self._among = like.new_zeros(trials, history, history)  # [i, j] = y_i . y_j
         self._scale = like.new_ones(trials)
         self._oldest = torch.zeros(trials, dtype=torch.long, device=like.device)
 
-    def store(self, chosen: Tensor, step: Tensor, change: Tensor, product: Tensor) -> None:
-        """Remember the pairs [T, D] of the trials in `chosen` (bool [T]), whose inner products [T] are positive."""
+    def follow(self, chosen: Tensor, step: Tensor, change: Tensor, gradient: Tensor) -> Tensor:
+        """Remember new pairs, and return the inverse Hessian estimate times `gradient` then, [T, D].
+
+        It is the gradient itself where nothing is remembered. Reading what is remembered takes most of the time: it is read
+        once for the inner products with all three vectors, and once to combine it.
+
+        Args:
+            chosen: the trials that have a new pair, bool [T].
+            step: s of the pairs, [T, D].
+            change: y of the pairs, [T, D]; s.y is positive.
+            gradient: [T, D].
+        """
         (trials,) = chosen.nonzero(as_tuple=True)
-        if not len(trials):
-            return
-        slot, history = self._oldest[trials], self._history
-        root = torch.where(chosen, product, torch.ones_like(product)).sqrt()[:, None]
+        slot = self._oldest[trials]
+        root = (step * change).sum(1).where(chosen, 1).sqrt()[:, None]
         pair = torch.stack([step / root, change / root], dim=1)
-        self._pairs[trials, slot], self._pairs[trials, history + slot] = pair[trials].unbind(1)
-        with_step, with_change = self._products(pair)[trials].unbind(1)
-        self._across[trials, slot] = with_step[:, history:]
-        self._across[trials, :, slot] = with_change[:, :history]
-        self._among[trials, slot] = with_change[:, history:]
-        self._among[trials, :, slot] = with_change[:, history:]
+        self._pairs[trials, slot] = pair[trials]
+        if len(trials):
+            self._used = max(self._used, int(slot.max()) + 1)
+        used = self._used
+        along = self._along(torch.cat([pair, gradient[:, None]], dim=1))
+        with_step, with_change = along[trials, :2].unbind(1)
+        self._across[trials, slot, :used] = with_step[..., 1]
+        self._across[trials, :used, slot] = with_change[..., 0]
+        self._among[trials, slot, :used] = with_change[..., 1]
+        self._among[trials, :used, slot] = with_change[..., 1]
         self._scale[trials] = 1 / self._among[trials, slot, slot]
-        self._oldest[trials] = (slot + 1) % history
+        self._oldest[trials] = (slot + 1) % self._history
+        return self._inverse_hessian_times(gradient, along[:, 2]) if used else gradient
 
     def forget(self, chosen: Tensor) -> None:
         """Empty the memory of the trials in `chosen`, bool [T]."""
         if chosen.any():
-            self._pairs[chosen], self._across[chosen], self._among[chosen], self._scale[chosen] = 0, 0, 0, 1
+            used = self._used
+            self._pairs[chosen, :used] = 0
+            self._across[chosen], self._among[chosen], self._scale[chosen] = 0, 0, 1
 
     def keep(self, trials: Tensor) -> None:
         """Go on with the trials of the given indices alone."""
         keep_trials(self, trials)
 
-    def inverse_hessian_times(self, gradient: Tensor) -> Tensor:
-        """The inverse Hessian estimate times `gradient`, [T, D]; the gradient itself where nothing is remembered."""
-        history, scale = self._history, self._scale[:, None]
-        along_steps, along_changes = self._products(gradient[:, None])[:, 0].split(history, dim=1)
-        by_age = (self._oldest[:, None] + torch.arange(history, device=gradient.device)) % history
-        rows, columns = by_age[:, :, None].expand(-1, -1, history), by_age[:, None, :].expand(-1, history, -1)
-        across = self._across.gather(1, rows).gather(2, columns).triu()
-        among = self._among.gather(1, rows).gather(2, columns)
+    def _inverse_hessian_times(self, gradient: Tensor, along: Tensor) -> Tensor:
+        """From the gradient's inner products [T, slots, 2] with steps and changes."""
+        used, scale = along.shape[1], self._scale[:, None]
+        by_age = (self._oldest[:, None] + torch.arange(used, device=gradient.device)) % used
+        rows, columns = by_age[:, :, None].expand(-1, -1, used), by_age[:, None, :].expand(-1, used, -1)
+        across = self._across[:, :used, :used].gather(1, rows).gather(2, columns).triu()
+        among = self._among[:, :used, :used].gather(1, rows).gather(2, columns)
         # s.y = 1 on the diagonal; writing it also makes an empty slot's equation trivial
         across.diagonal(dim1=1, dim2=2).fill_(1)
-        right = along_steps.gather(1, by_age)[:, :, None]
-        first = torch.linalg.solve_triangular(across, right, upper=True)
-        right = first + scale[:, :, None] * (among @ first - along_changes.gather(1, by_age)[:, :, None])
+        along_steps, along_changes = along.gather(1, by_age[:, :, None].expand(-1, -1, 2)).split(1, dim=2)
+        first = torch.linalg.solve_triangular(across, along_steps, upper=True)
+        right = first + scale[:, :, None] * (among @ first - along_changes)
         second = torch.linalg.solve_triangular(across.transpose(1, 2), right, upper=False)
-        of_steps = torch.empty_like(along_steps).scatter_(1, by_age, second[:, :, 0])
-        of_changes = torch.empty_like(along_steps).scatter_(1, by_age, -scale * first[:, :, 0])
-        combined = torch.bmm(torch.cat([of_steps, of_changes], dim=1)[:, None, :], self._pairs)[:, 0]
-        return scale * gradient + combined
+        weights = torch.cat([second, -scale[:, :, None] * first], dim=2)
+        weights = torch.empty_like(weights).scatter_(1, by_age[:, :, None].expand(-1, -1, 2), weights)
+        combined = weights.flatten(1)[:, None].bmm(self._pairs[:, :used].flatten(1, 2))[:, 0]
+        return torch.addcmul(combined, scale, gradient)
 
-    def _products(self, vectors: Tensor) -> Tensor:
-        """Inner products [T, n, 2h] of vectors [T, n, D] with what is stored.
-
-        (Few rows by many columns: the transposed product takes MKL four times as long.)
-        """
-        return torch.bmm(vectors, self._pairs.transpose(1, 2))
+    def _along(self, vectors: Tensor) -> Tensor:
+        """Inner products [T, n, slots, 2] of vectors [T, n, D] with what is stored."""
+        products = vectors.bmm(self._pairs[:, : self._used].flatten(1, 2).transpose(1, 2))
+        return products.unflatten(2, (self._used, 2))

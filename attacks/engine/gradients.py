@@ -36,9 +36,15 @@ class SingleGradient:
         batch_statistics: normalise by the statistics of each trial's own batch (a client in training mode) instead of
             the running ones. Dropout is off either way: the attacker cannot know its mask.
 
+    Attributes:
+        weights: the shared weights that are differentiated, by name.
+        steps: how many local steps are simulated: 1.
+
     Raises:
         UsageError: for a name that the model lacks, or a parameter of the model that is missing.
     """
+
+    steps = 1
 
     def __init__(
         self,
@@ -63,12 +69,16 @@ class SingleGradient:
             replace_all_batch_norm_modules_(self._model)
         kept_buffers = {name for name, _ in self._model.named_buffers()}
         fixed = {name: value.detach() for name, value in (buffers or {}).items() if name in kept_buffers}
-        self._observed = {name: value.detach() for name, value in parameters.items() if name in names}
+        self.weights = {name: value.detach() for name, value in parameters.items() if name in names}
         self._fixed = fixed | {name: value.detach() for name, value in parameters.items() if name not in names}
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Gradients [T, *parameter shape] by name, of images [T, m, C, H, W] and soft labels [T, m, K]."""
-        return vmap(grad(self._loss), in_dims=(None, 0, 0))(self._observed, images, labels)
+        return vmap(grad(self._loss), in_dims=(None, 0, 0))(self.weights, images, labels)
+
+    def at(self, weights: Gradients, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The same at weights of each trial's own, [T, *parameter shape] by name."""
+        return vmap(grad(self._loss))(dict(weights), images, labels)
 
     def _loss(self, observed: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         logits = functional_call(self._model, {**self._fixed, **observed}, (images,))

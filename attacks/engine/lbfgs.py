@@ -56,7 +56,7 @@ class LBFGSSearch:
     def __init__(self, options: LBFGS, point: Tensor) -> None:
         trials, length = point.shape
         self._options = options
-        self._begun = False
+        self._begun = torch.zeros(trials, dtype=torch.bool, device=point.device)
         self.point = point
         self.stopped = torch.zeros(trials, dtype=torch.bool, device=point.device)
         self.failed = self.stopped.clone()
@@ -71,14 +71,19 @@ class LBFGSSearch:
     def advance(self, value: Tensor, gradient: Tensor) -> None:
         """Accept or shorten or lengthen each trial's step; those that accept choose their next direction."""
         finite = value.isfinite() & gradient.isfinite().all(1)
-        if not self._begun:
-            self._begun = True
-            self.failed = ~finite
-            self._goal = self._options.tolerance * value
-            self._value, self._gradient = value, gradient
-            self._turn(torch.ones_like(finite), restart=torch.ones_like(finite))
-        else:
-            self._search_line(value, gradient, finite)
+        first = ~self._begun
+        step, change = self.point - self._base, gradient - self._gradient
+        accepted, given_up = self._search_line(value, gradient, finite)
+        if first.any():
+            self._begun = self._begun | first
+            self.failed = self.failed | (first & ~finite)
+            self._goal = torch.where(first, self._options.tolerance * value, self._goal)
+            self._value = torch.where(first, value, self._value)
+            self._gradient = torch.where(first[:, None], gradient, self._gradient)
+        # the curvature along a step that is remembered is clearly positive
+        least = torch.finfo(step.dtype).eps * step.norm(dim=1) * change.norm(dim=1)
+        curved = accepted & ((step * change).sum(1) > least)
+        self._turn(accepted | given_up | first, given_up | first, curved, step, change)
         flat = self._slope >= 0
         self.stopped = self.stopped | self.failed | flat | (self._value <= self._goal)
         ahead = self._base + self._step[:, None] * self._direction
@@ -89,16 +94,24 @@ class LBFGSSearch:
         keep_trials(self, trials)
         self._memory.keep(trials)
 
-    def _search_line(self, value: Tensor, gradient: Tensor, finite: Tensor) -> None:
-        options = self._options
+    def replace(self, trials: Tensor, point: Tensor) -> None:
+        """See `Search.replace`."""
+        self.point = self.point.index_copy(0, trials, point)
+        self._base = self._base.index_copy(0, trials, point)
+        self.stopped, self.failed, self._begun = (
+            flags.index_fill(0, trials, False) for flags in (self.stopped, self.failed, self._begun)
+        )
+
+    def _search_line(self, value: Tensor, gradient: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge the step of every trial that has begun: which accept it, and which give their search up."""
+        options, searching = self._options, self._begun & ~self.stopped
         self._attempt = self._attempt + 1
         last = self._attempt >= options.attempts
         lower = finite & (value <= self._value + options.decrease * self._step * self._slope)
         level = (gradient * self._direction).sum(1) >= options.curvature * self._slope
-        accepted = lower & (level | last) & ~self.stopped
-        given_up = last & ~accepted & ~self.stopped
+        accepted = lower & (level | last) & searching
+        given_up = last & ~accepted & searching
 
-        self._remember(accepted, self.point - self._base, gradient - self._gradient)
         self._base = torch.where(accepted[:, None], self.point, self._base)
         self._gradient = torch.where(accepted[:, None], gradient, self._gradient)
 
@@ -113,7 +126,7 @@ class LBFGSSearch:
         stalled = accepted & (gain <= torch.finfo(value.dtype).eps * self._value.abs())
         self._value = torch.where(accepted, value, self._value)
         self.stopped = self.stopped | stalled | (given_up & self._restarted)
-        self._turn(accepted | given_up, restart=given_up)
+        return accepted, given_up
 
     def _shortened(self, value: Tensor) -> Tensor:
         """The minimiser of the parabola through the value and slope at the base and the value here, within [0.1, 0.5]
@@ -123,18 +136,15 @@ class LBFGSSearch:
         tenth = 0.1 * self._step
         return torch.where(minimiser.isfinite(), minimiser, tenth).clamp(tenth, 0.5 * self._step)
 
-    def _remember(self, accepted: Tensor, step: Tensor, change: Tensor) -> None:
-        """Store the pairs of those that accepted, where the curvature along the step is clearly positive."""
-        product = (step * change).sum(1)
-        curved = product > torch.finfo(step.dtype).eps * step.norm(dim=1) * change.norm(dim=1)
-        self._memory.store(accepted & curved, step, change, product)
+    def _turn(self, turning: Tensor, restart: Tensor, curved: Tensor, step: Tensor, change: Tensor) -> None:
+        """Give the trials in `turning` a new direction and a fresh bracket.
 
-    def _turn(self, turning: Tensor, restart: Tensor) -> None:
-        """Give the trials in `turning` a new direction and a fresh bracket; those in `restart` forget their history."""
+        Those in `restart` forget their history; those in `curved` remember their step and the change of the gradient.
+        """
         if not turning.any():
             return
+        direction = -self._memory.follow(curved, step, change, self._gradient)
         self._memory.forget(restart)
-        direction = -self._memory.inverse_hessian_times(self._gradient)
         downhill = (direction * self._gradient).sum(1) < 0
         steepest = restart | ~downhill
         direction = torch.where(steepest[:, None], -self._gradient, direction)

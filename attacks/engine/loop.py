@@ -1,4 +1,4 @@
-"""Gradient matching for all trials of a cell: one call, chunked by a width that follows from the problem's size."""
+"""Gradient matching for all trials of a cell: one call, as many at once as a width that follows from the problem's size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attacks.engine.evaluation import (
 )
 from attacks.engine.gradients import CandidateUpdate, Gradients, select_trials, trial_count
 from attacks.engine.matches import Matches
-from attacks.engine.minimise import Evaluation, minimise
+from attacks.engine.minimise import Evaluation, Step, minimise
 from attacks.engine.objectives import Objective, has_signal
 from attacks.engine.optimisers import Optimiser, Projection
 from attacks.engine.priors import Constraint, Prior
@@ -70,10 +70,11 @@ def match_gradients(
         labels: soft or one-hot labels [T, m, K]; where None, label logits are optimised with the images.
         priors: penalties on the images.
         constraint: where the images must stay, for optimisers that can project.
-        width: trials evaluated at once; by `chunk_width` where None.
+        width: trials evaluated at once, by `chunk_width` where None; the next takes the place of one that ended.
         compiled: whether to compile; by `worth_compiling` where None.
         progress: told the trial-evaluations done after each step.
-        trace: told objectives and images after each step; chunks follow each other, each from evaluation 1.
+        trace: told objectives and images after each step, once for all trials that have spent equally many evaluations.
+            Where trials outnumber the width, those that wait begin at evaluation 1 when a place becomes free.
 
     Raises:
         UsageError: for shapes, counts or options that do not fit together.
@@ -89,29 +90,27 @@ def match_gradients(
     if not len(pending):
         return result
 
-    width = chunk_width(len(pending), layout, target, like.device) if width is None else min(width, len(pending))
+    width = chunk_width(len(pending), layout, target, like.device) if width is None else width
     problem = Problem(layout, update, objective, priors)
-    if worth_compiling(len(pending), evaluations) if compiled is None else compiled:
-        evaluator = compiled_evaluator(problem, width)
+    if worth_compiling(update, len(pending), evaluations) if compiled is None else compiled:
+        evaluator = compiled_evaluator(problem, min(width, len(pending)))
     else:
         evaluator = eager_evaluator(problem)
-    projection = None if constraint is None else _on_points(constraint, layout)
-    for number, chunk in enumerate(pending.split(width)):
-        before = number * width
-        report = _Report(chunk, layout, normalisation, before, len(pending), evaluations, progress, trace)
-        best = minimise(
-            optimiser.start(start[chunk], evaluations, projection),
-            _evaluations(evaluator, select_trials(target, chunk), None if labels is None else labels[chunk]),
-            evaluations,
-            report.step,
-        )
-        report.end()
-        result.images[chunk] = normalisation.invert(layout.images(best.point))
-        if labels is None:
-            result.labels[chunk] = layout.labels(best.point)
-        result.objective[chunk] = best.value
-        result.evaluations[chunk] = best.evaluations
-        result.failed[chunk] = best.failed
+    best = minimise(
+        optimiser,
+        start[pending],
+        _evaluations(evaluator, select_trials(target, pending), None if labels is None else labels[pending]),
+        evaluations,
+        width=width,
+        projection=None if constraint is None else _on_points(constraint, layout),
+        report=_Report(pending, layout, normalisation, evaluations, progress, trace).step,
+    )
+    result.images[pending] = normalisation.invert(layout.images(best.point))
+    if labels is None:
+        result.labels[pending] = layout.labels(best.point)
+    result.objective[pending] = best.value
+    result.evaluations[pending] = best.evaluations
+    result.failed[pending] = best.failed
     return result
 
 
@@ -159,34 +158,28 @@ def _evaluations(evaluator: Evaluator, target: Gradients, labels: Tensor | None)
 
 
 class _Report:
-    """Passes one chunk's steps on to the caller's progress and trace."""
+    """Passes the steps of the trials in `pending` on to the caller's progress and trace."""
 
     def __init__(
         self,
-        chunk: Tensor,
+        pending: Tensor,
         layout: Layout,
         normalisation: Normalisation,
-        before: int,
-        pending: int,
         evaluations: int,
         progress: Progress | None,
         trace: Trace | None,
     ) -> None:
-        self._chunk, self._layout, self._normalisation = chunk, layout, normalisation
-        self._before, self._pending, self._evaluations = before, pending, evaluations
-        self._progress, self._trace = progress, trace
+        self._pending, self._layout, self._normalisation = pending, layout, normalisation
+        self._evaluations, self._progress, self._trace = evaluations, progress, trace
+        self._done = torch.zeros_like(pending)
 
-    def step(self, step: int, trials: Tensor, value: Tensor, point: Tensor) -> None:
+    def step(self, step: Step) -> None:
         if self._trace is not None:
-            images = self._normalisation.invert(self._layout.images(point))
-            self._trace(step, self._chunk[trials], value, images)
-        self._advance(step)
-
-    def end(self) -> None:
-        """The chunk is through, be it before its budget was spent."""
-        self._advance(self._evaluations)
-
-    def _advance(self, steps: int) -> None:
+            images = self._normalisation.invert(self._layout.images(step.point))
+            for evaluations in step.evaluations.unique().tolist():
+                chosen = step.evaluations == evaluations
+                self._trace(evaluations, self._pending[step.trials[chosen]], step.value[chosen], images[chosen])
         if self._progress is not None:
-            done = self._before * self._evaluations + steps * len(self._chunk)
-            self._progress(done, self._pending * self._evaluations)
+            # a trial that ended before its budget was spent is through all the same
+            self._done[step.trials] = step.evaluations.masked_fill(step.ended, self._evaluations)
+            self._progress(int(self._done.sum()), len(self._pending) * self._evaluations)

@@ -38,12 +38,16 @@ class Search(Protocol):
         """Go on with the trials of the given indices [n] alone."""
         ...
 
+    def replace(self, trials: Tensor, point: Tensor) -> None:
+        """Give the places of the trials of the given indices [n] to new ones, which begin at `point` [n, D]."""
+        ...
+
 
 class Optimiser(Protocol):
     """A way to minimise, fully configured."""
 
     def start(self, point: Tensor, evaluations: int, projection: Projection | None = None) -> Search:
-        """Begin at `point` [T, D] with `evaluations` >= 1 steps to come; raises UsageError where it cannot project."""
+        """Begin at `point` [T, D] with up to `evaluations` >= 1 steps a trial; raises UsageError where it cannot project."""
         ...
 
 
@@ -84,27 +88,51 @@ class SignedAdamSearch:
         self.failed = self.stopped.clone()
         self._options = options
         self._projection = projection
-        self._milestones = [int(fraction * evaluations) for fraction in options.milestones]
+        self._schedule = _schedule(options, evaluations, point)
         self._first = torch.zeros_like(point)
         self._second = torch.zeros_like(point)
-        self._step = 0
+        self._steps = torch.zeros(len(point), dtype=torch.long, device=point.device)
 
     def advance(self, value: Tensor, gradient: Tensor) -> None:
         """One Adam step on the gradient's sign."""
         self.failed = self.failed | ~(value.isfinite() & gradient.isfinite().all(1))
         self.stopped = self.failed
-        rate = self._options.rate * self._options.decay ** sum(self._step >= mark for mark in self._milestones)
-        self._step += 1
         first_decay, second_decay = self._options.betas
         sign = gradient.sign()
-        self._first = self._first.lerp(sign, 1 - first_decay)
-        self._second = self._second.lerp(sign.square(), 1 - second_decay)
-        deviation = (self._second / (1 - second_decay**self._step)).sqrt() + 1e-8
-        moved = self.point - rate / (1 - first_decay**self._step) * self._first / deviation
+        self._first.lerp_(sign, 1 - first_decay)
+        self._second.lerp_(sign.square_(), 1 - second_decay)
+        rate, correction = self._schedule[self._steps].unsqueeze(-1).unbind(1)
+        deviation = (self._second / correction).sqrt_().add_(1e-8)
+        moved = torch.addcdiv(self.point, self._first * rate, deviation, value=-1)
         if self._projection is not None:
             moved = self._projection(moved)
         self.point = torch.where(self.stopped[:, None], self.point, moved)
+        # a trial that ended may be evaluated along with the others, its schedule is over
+        self._steps = (self._steps + 1).clamp(max=len(self._schedule) - 1)
 
     def keep(self, trials: Tensor) -> None:
         """See `Search.keep`."""
+        schedule = self._schedule
         keep_trials(self, trials)
+        self._schedule = schedule
+
+    def replace(self, trials: Tensor, point: Tensor) -> None:
+        """See `Search.replace`."""
+        self.point = self.point.index_copy(0, trials, point)
+        self.stopped, self.failed = (flags.index_fill(0, trials, False) for flags in (self.stopped, self.failed))
+        for state in (self._first, self._second, self._steps):
+            state[trials] = 0
+
+
+def _schedule(options: SignedAdam, evaluations: int, like: Tensor) -> Tensor:
+    """Of each step, the rate over the first moment's correction, and the second moment's correction: [evaluations, 2]."""
+    milestones = [int(fraction * evaluations) for fraction in options.milestones]
+    first_decay, second_decay = options.betas
+    rows = [
+        (
+            options.rate * options.decay ** sum(step >= mark for mark in milestones) / (1 - first_decay ** (step + 1)),
+            1 - second_decay ** (step + 1),
+        )
+        for step in range(evaluations)
+    ]
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)

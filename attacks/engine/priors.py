@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from federation.normalisation import Normalisation
@@ -41,4 +40,4 @@ class BoxConstraint:
         channels = (len(self.normalisation.mean), 1, 1)
         lowest = self.normalisation.apply(images.new_zeros(channels))
         highest = self.normalisation.apply(images.new_ones(channels))
-        return torch.minimum(torch.maximum(images, lowest), highest)
+        return images.clamp(lowest, highest)

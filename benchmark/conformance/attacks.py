@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NoReturn, TypeAlias
+from dataclasses import replace
+from itertools import pairwise
+from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
-from attacks.base import Attack, Budget, Need, Reconstruction, missing_need
-from benchmark.audit.chosen import CLIENTS
+from attacks.base import Attack, Budget, missing_need
+from benchmark.conformance.attack_subject import CLEARS, EVERYONE, AttackSubject
 from benchmark.conformance.defenses import Finding
+from benchmark.conformance.made_for import reaches_what_it_was_made_for
 from benchmark.conformance.subject import ConformanceFailure
-from benchmark.conformance.updates import VICTIMS, Images, Updates, small_network, with_noise, with_update
-from benchmark.metrics import pixel
-from benchmark.metrics.floors import floors
+from benchmark.conformance.targets import Targets
+from benchmark.conformance.updates import Updates, small_network, with_noise, with_update
+from benchmark.conformance.watched import PARTS, Trespasses, WatchedHistory, watched_victims
 from federation.network import Network
 from federation.secret_root import SecretRoot
-from federation.seeds import torch_generator
-from federation.threat import Observation, Victim
-
-CLEARS = 2.0
-"""Decibels above the floor that an attack reaches undefended at least, on average."""
 
 AT_FLOOR = 1.0
 """Decibels above the floor that it may reach, on average, where there is nothing to find."""
@@ -31,72 +26,11 @@ AT_FLOOR = 1.0
 SAME = 2.0
 """Decibels by which its average may differ between undefended updates that are equal up to rounding."""
 
+SAME_OBJECTIVE = 0.01
+"""Share by which an objective may grow where it should not: rounding differs with the number of trials at once."""
 
-class _Forbidden:
-    """Stands for what an attack did not declare that it needs."""
-
-    def __init__(self, part: str) -> None:
-        object.__setattr__(self, "_part", part)
-
-    def __getattribute__(self, name: str) -> NoReturn:
-        part = object.__getattribute__(self, "_part")
-        raise ConformanceFailure(f"it reads the observation's {part}, which is not among its needs")
-
-    def _refuse(self, *_: object) -> NoReturn:
-        raise ConformanceFailure(f"it reads the observation's {object.__getattribute__(self, '_part')}")
-
-    __iter__ = __len__ = __getitem__ = __contains__ = __bool__ = _refuse
-
-
-@dataclass(frozen=True)
-class AttackSubject:
-    """An attack under test, its budget, and what it is tried on: updates of a network that it is meant for."""
-
-    attack: Attack
-    updates: Updates
-    budget: Budget
-
-    @cached_property
-    def plain(self) -> Attempt:
-        """The attack on updates under no defense at all."""
-        return self.attempt(self.updates.plain)
-
-    def attempt(self, history: list[Observation], budget: Budget | None = None) -> Attempt:
-        """Reconstruct every victim, and score against truth and floors."""
-        victims = [Victim(f"victim-{index}", index, CLIENTS[0], 1) for index in range(VICTIMS)]
-        generator = torch_generator("conformance of attacks")
-        found = self.attack.reconstruct(history, victims, generator=generator, budget=budget or self.budget)
-        if len(found) != len(victims):
-            raise ConformanceFailure(f"it returned {len(found)} reconstructions for {len(victims)} victims")
-        return Attempt(tuple(found), self.updates.images)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What an attack returned, one reconstruction a victim."""
-
-    found: tuple[Reconstruction, ...]
-    images: Images
-
-    @cached_property
-    def gain(self) -> float:
-        """Mean PSNR over the highest floor of each image, in decibels."""
-        public = self.images.auxiliary
-        private = self.images.private
-        guesses = floors(public.pixels, public.labels, len(private), None, torch_generator("conformance floors"))
-        highest = torch.stack([pixel.psnr(private, guess) for guess in guesses.values()]).amax(0)
-        return float((pixel.psnr(private, self.eight_bit) - highest).mean())
-
-    @property
-    def eight_bit(self) -> Tensor:
-        """The images as they would be stored, [V, C, H, W]."""
-        return pixel.to_eight_bit(torch.cat([item.images for item in self.found]))
-
-    @property
-    def objective(self) -> float | None:
-        """The mean of the attack's own objective; None where it states none."""
-        stated = [item.objective for item in self.found]
-        return None if None in stated else sum(map(float, stated)) / len(stated)  # type: ignore[arg-type]
+RESTARTS = (1, 2, 4)
+"""Numbers of restarts that are compared."""
 
 
 AttackCheck: TypeAlias = Callable[[AttackSubject], str]
@@ -130,13 +64,20 @@ def clears_the_floor_undefended(subject: AttackSubject) -> str:
 
 
 def leaky_twins_change_nothing(subject: AttackSubject) -> str:
-    """On every defense with its key published and its noise off, it does as well as undefended."""
+    """On every defense with its key published and its noise off, it does as well as undefended.
+
+    Compared after half of the evaluations, where that is enough to see anything.
+    """
+    budget = subject.part(2)
+    plain = subject.attempt(subject.updates.plain, budget).gain
+    if plain < CLEARS:
+        budget, plain = subject.budget, subject.plain.gain
     seen = []
     for name, history in subject.updates.leaky_twins.items():
-        gain = subject.attempt(history).gain
-        if abs(gain - subject.plain.gain) > SAME:
+        gain = subject.attempt(history, budget).gain
+        if abs(gain - plain) > SAME:
             raise ConformanceFailure(
-                f"on the leaky twin of {name} it is {gain:+.1f} dB from the floor, undefended {subject.plain.gain:+.1f} dB"
+                f"on the leaky twin of {name} it is {gain:+.1f} dB from the floor, undefended {plain:+.1f} dB"
             )
         seen.append(f"{name} {gain:+.1f} dB")
     return ", ".join(seen)
@@ -166,8 +107,7 @@ def survives_no_update(subject: AttackSubject) -> str:
 
 def improves_with_budget(subject: AttackSubject) -> str:
     """Its own objective is no worse with four times the evaluations."""
-    small = replace(subject.budget, evaluations=max(1, subject.budget.evaluations // 4))
-    starved, full = subject.attempt(subject.updates.plain, small).objective, subject.plain.objective
+    starved, full = subject.starved.objective, subject.plain.objective
     if starved is None or full is None:
         return "not applicable: it states no objective"
     if full > starved + 1e-6 * abs(starved):
@@ -177,24 +117,72 @@ def improves_with_budget(subject: AttackSubject) -> str:
 
 def repeatable(subject: AttackSubject) -> str:
     """The same generator gives the same images."""
-    again = subject.attempt(subject.updates.plain)
-    if not torch.equal(again.eight_bit, subject.plain.eight_bit):
+    again = subject.attempt(subject.updates.plain, subject.quarter)
+    if not torch.equal(again.eight_bit, subject.starved.eight_bit):
         raise ConformanceFailure("a second call with the same generator returns other images")
     return "bit for bit"
 
 
+def improves_with_restarts(subject: AttackSubject) -> str:
+    """Its own objective is no worse with more restarts: it keeps the best of them by it.
+
+    Held to it for a single victim, whose first starts are the same however many there are.
+    """
+    few = subject.part(40)
+    objectives = [
+        subject.attempt(subject.updates.plain, replace(few, restarts=count), EVERYONE[:1]).objective
+        for count in RESTARTS
+    ]
+    stated = [objective for objective in objectives if objective is not None]
+    if len(stated) < len(objectives):
+        return "not applicable: it states no objective"
+    words = ", ".join(f"{value:.3g} with {count}" for count, value in zip(RESTARTS, stated, strict=True))
+    for fewer, more in pairwise(stated):
+        if more > fewer + SAME_OBJECTIVE * abs(fewer):
+            raise ConformanceFailure(f"its objective grows with the number of restarts: {words}")
+    return words
+
+
+def keeps_an_honest_trace(subject: AttackSubject) -> str:
+    """A trace changes nothing of what is returned, and ends there; it rises in evaluations and has valid images."""
+    every = max(1, subject.quarter.evaluations // 4)
+    traced = subject.attempt(subject.updates.plain, replace(subject.quarter, trace_every=every))
+    if not torch.equal(traced.eight_bit, subject.starved.eight_bit):
+        raise ConformanceFailure("it returns other images where a trace is asked for")
+    for item in traced.found:
+        steps = [point.evaluations for point in item.trace]
+        if steps != sorted(set(steps)):
+            raise ConformanceFailure(f"its trace does not rise in evaluations: {steps}")
+        for point in item.trace:
+            valid = point.images.shape == item.images.shape and bool(point.images.isfinite().all())
+            if not valid or point.images.min() < 0 or point.images.max() > 1:
+                raise ConformanceFailure("the images of its trace must be as those returned, finite and in [0, 1]")
+        if item.trace and not torch.equal(item.trace[-1].images, item.images):
+            raise ConformanceFailure("its trace ends elsewhere than at what it returns")
+    points = len(traced.found[0].trace)
+    return f"{points} points" if points else "not applicable: it keeps no trace"
+
+
+def tells_images_apart(subject: AttackSubject) -> str:
+    """On the updates of other images it finds those, and of the victims' own no more than a guess."""
+    attempt = subject.attempt(subject.updates.of_other_images)
+    if attempt.gain > AT_FLOOR:
+        raise ConformanceFailure(
+            f"on updates of other images it is {attempt.gain:+.1f} dB over the floor on images that it cannot know"
+        )
+    others = replace(attempt, images=subject.updates.other_images).gain
+    if others < CLEARS:
+        raise ConformanceFailure(f"on updates of other images it is {others:+.1f} dB from the floor on these")
+    return f"{others:+.1f} dB on those images, {attempt.gain:+.1f} dB on the victims'"
+
+
 def reads_what_it_declares(subject: AttackSubject) -> str:
-    """Parts of an observation that are not among its needs are not looked at."""
-    parts: dict[str, Need] = {
-        "transcript": Need.TRANSCRIPT,
-        "held": Need.HELD,
-        "scheme": Need.SCHEME,
-        "auxiliary": Need.AUXILIARY,
-        "own_updates": Need.OWN_UPDATE,
-    }
-    undeclared = [part for part, need in parts.items() if need not in subject.attack.needs]
-    forbidden: dict[str, Any] = {part: _Forbidden(part) for part in undeclared}
-    subject.attempt([replace(observation, **forbidden) for observation in subject.updates.plain])
+    """It looks at nothing but its observations: no part that is not among its needs, and nothing besides."""
+    trespasses = Trespasses()
+    history = WatchedHistory(subject.updates.plain, subject.attack.needs, trespasses)
+    subject.attempt(history, subject.quarter, watched_victims(EVERYONE, trespasses))
+    trespasses.check()
+    undeclared = [part for part, need in PARTS.items() if need not in subject.attack.needs]
     return f"nothing of {', '.join(undeclared)}" if undeclared else "it declares every part"
 
 
@@ -204,9 +192,13 @@ CHECKS: Mapping[str, AttackCheck] = {
     "leaky twins change nothing": leaky_twins_change_nothing,
     "falls without signal": falls_without_signal,
     "survives no update": survives_no_update,
+    "tells images apart": tells_images_apart,
     "improves with budget": improves_with_budget,
+    "improves with restarts": improves_with_restarts,
     "repeatable": repeatable,
+    "keeps an honest trace": keeps_an_honest_trace,
     "reads what it declares": reads_what_it_declares,
+    "reaches what it was made for": reaches_what_it_was_made_for,
 }
 """Every check by name."""
 
@@ -222,7 +214,8 @@ def check_attack(
         network: a small network of the kind that the attack is meant for.
         budget: enough of it to work undefended.
     """
-    subject = AttackSubject(attack, Updates(network or small_network(), root), budget or Budget(evaluations=200))
+    updates = Updates(network or small_network(), root)
+    subject = AttackSubject(attack, updates, budget or Budget(evaluations=200), Targets(root))
     missing = missing_need(attack, subject.updates.plain[0])
     if missing is not None:
         return [Finding(name, True, f"not applicable: {missing}") for name in CHECKS]

@@ -54,7 +54,15 @@ class Updates:
     @cached_property
     def images(self) -> Images:
         """Digits at the size that the network takes: those to reconstruct, and public ones."""
-        dataset = load_dataset("mnist5k")
+        return self._drawn(0)
+
+    @cached_property
+    def other_images(self) -> Images:
+        """As many other digits."""
+        return self._drawn(VICTIMS)
+
+    def _drawn(self, first: int) -> Images:
+        dataset, rows = load_dataset("mnist5k"), slice(first, first + VICTIMS)
         size = self.network.image_shape
 
         def resized(pixels: Tensor) -> Tensor:
@@ -63,15 +71,20 @@ class Updates:
 
         private, public = dataset.victims, dataset.auxiliary
         return Images(
-            pixel.to_eight_bit(resized(private.pixels()[:VICTIMS])),
-            private.labels[:VICTIMS],
+            pixel.to_eight_bit(resized(private.pixels()[rows])),
+            private.labels[rows],
             Auxiliary(pixel.to_eight_bit(resized(public.pixels())).float() / 255, public.labels),
         )
 
     @cached_property
     def plain(self) -> list[Observation]:
         """One observation a victim, under no defense."""
-        return self._observed(build_defense("plain"))
+        return self.under(build_defense("plain"))
+
+    @cached_property
+    def of_other_images(self) -> list[Observation]:
+        """One observation each of the other images, under no defense."""
+        return self.under(build_defense("plain"), self.other_images)
 
     @cached_property
     def leaky_twins(self) -> dict[str, list[Observation]]:
@@ -79,18 +92,21 @@ class Updates:
         twins = {}
         for name in DEFENSES.names():
             with contextlib.suppress(MissingExtra):
-                twins[name] = self._observed(build_defense(name).leaky_twin())
+                twins[name] = self.under(build_defense(name).leaky_twin())
         return twins
 
-    def _observed(self, defense: Defense) -> list[Observation]:
+    def under(self, defense: Defense, images: Images | None = None) -> list[Observation]:
+        """One observation a victim, of its image or of those given, by the server and under a defense."""
+        shown = images or self.images
         federation = ChosenFederation(defense, self.network, self.root, counts=dict.fromkeys(CLIENTS, 1))
-        return [self._observation(defense, federation, index) for index in range(VICTIMS)]
+        return [self._observation(defense, federation, shown, index) for index in range(VICTIMS)]
 
-    def _observation(self, defense: Defense, federation: ChosenFederation, index: int) -> Observation:
+    def _observation(self, defense: Defense, federation: ChosenFederation, images: Images, index: int) -> Observation:
         """What the server observes of a round from the network's own weights, with all that an adaptive one may have."""
         opening = federation.start(weights_of(self.network.build()))
-        record = federation.play(0, {CLIENTS[0]: self._step(index), CLIENTS[1]: lambda recovered: recovered})
-        public = self.images.auxiliary
+        step = self._step(images, index)
+        record = federation.play(0, {CLIENTS[0]: step, CLIENTS[1]: lambda recovered: recovered})
+        public = images.auxiliary
         return Observation(
             round=0,
             transcript=Transcript([*opening, *record.transcript]),
@@ -104,9 +120,9 @@ class Updates:
             auxiliary=public,
         )
 
-    def _step(self, index: int) -> Callable[[Weights], Weights]:
+    def _step(self, images: Images, index: int) -> Callable[[Weights], Weights]:
         """One SGD step on a victim's image."""
-        images, public = self.images, self.images.auxiliary.pixels
+        public = images.auxiliary.pixels
         channels = (1, -1, 1, 1)
         mean, deviation = public.mean((0, 2, 3)).view(channels), public.std((0, 2, 3)).view(channels)
         inputs = (images.private[index : index + 1].float() / 255 - mean) / deviation

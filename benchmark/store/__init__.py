@@ -6,6 +6,7 @@ from benchmark.store.folder import Run, RunTables, correct_bits, read_manifest, 
 from benchmark.store.rows import (
     CELL_KEY,
     EVALUATOR_VERSION,
+    ROUNDS_SO_FAR,
     SCORED,
     TRAINING_KEY,
     UNDEFENDED,
@@ -22,6 +23,7 @@ from benchmark.store.rows import (
 __all__ = [
     "CELL_KEY",
     "EVALUATOR_VERSION",
+    "ROUNDS_SO_FAR",
     "SCORED",
     "TRAINING_KEY",
     "UNDEFENDED",

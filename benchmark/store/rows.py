@@ -25,6 +25,9 @@ Outcome = Literal["measured", "ciphertext", "not applicable", "not evaluated", "
 Role = Literal["attack", "positive control"]
 VictimKind = Literal["real-round", "probe"]
 
+ROUNDS_SO_FAR = "rounds so far"
+"""Ends the regime of a cell whose attack saw the observed rounds of all snapshots up to its own."""
+
 SCORED: tuple[Outcome, ...] = ("measured", "ciphertext")
 """Outcomes whose cells have image rows; under "ciphertext" these score the prior guess, by the earned shortcut."""
 
@@ -96,7 +99,7 @@ class CellRow:
     snapshot: int
     """Rounds of training before the attacked message."""
     regime: str
-    """ "real-round", or the local training of a probe, e.g. "probe b1 s1 e1"."""
+    """ "real-round", or the local training of a probe, e.g. "probe b1 s1 e1"; see also `ROUNDS_SO_FAR`."""
     victim_kind: VictimKind
     seed: int
     outcome: Outcome

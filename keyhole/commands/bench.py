@@ -12,6 +12,7 @@ import rich.table
 import typer
 from rich.console import Console
 
+from benchmark.speed.attacks import CASES, measure_attacks
 from benchmark.speed.keynet import REPEATS, measure_keynet
 from benchmark.speed.measure import Stage, Table
 from benchmark.speed.paillier import measure_paillier
@@ -64,6 +65,25 @@ def keynet(
         typer.echo(json.dumps(speed.as_json(), indent=2))
     else:
         print_tables(speed.tables())
+
+
+@app.command()
+def attacks(
+    cases: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--case", help=f"A case to run, repeatable; all by default, which takes long: {', '.join(CASES)}."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """The attacks against the published algorithms, run one trial at a time."""
+    with progress_for_this_output(quiet=as_json) as progress:
+        figures = measure_attacks(cases or (), progress=_stages(progress))
+    if as_json:
+        typer.echo(json.dumps(figures.as_json(), indent=2))
+    else:
+        print_tables(figures.tables())
 
 
 def print_tables(tables: Sequence[Table]) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attacks.base import ATTACKS
+from benchmark.bundles.lookup import shipped_titles
 from benchmark.experiment_files import embedded_experiments
 from defenses.registry import DEFENSES
 from federation.tasks import TASKS
@@ -26,13 +27,14 @@ class Listed(StrEnum):
     TASKS = "tasks"
     ADVERSARIES = "adversaries"
     EXPERIMENTS = "experiments"
+    BUNDLES = "bundles"
 
 
 def list_names(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object: name to description.")] = False,
 ) -> None:
-    """List attacks, defenses, tasks, adversaries or experiments, each with a line of description."""
+    """List attacks, defenses, tasks, adversaries, experiments or bundles, each with a line of description."""
     found = described(what)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -55,6 +57,8 @@ def described(what: Listed) -> dict[str, str]:
         return {name: TASKS.get(name).description for name in TASKS.names()}
     if what is Listed.ADVERSARIES:
         return {name: ADVERSARIES.get(name).description for name in ADVERSARIES.names()}
+    if what is Listed.BUNDLES:
+        return shipped_titles()
     return {name: str(yaml.safe_load(text)["preset"]) for name, text in embedded_experiments().items()}
 
 

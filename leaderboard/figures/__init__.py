@@ -7,7 +7,11 @@ from pathlib import Path
 
 from leaderboard.figures.accuracy import draw_accuracy
 from leaderboard.figures.communication import draw_communication
+from leaderboard.figures.conditions import draw_conditions
 from leaderboard.figures.confusion import draw_confusion
+from leaderboard.figures.knowledge import draw_knowledge
+from leaderboard.figures.leaks import draw_leaks
+from leaderboard.figures.matrix import draw_matrices
 from leaderboard.figures.reconstructions import draw_reconstructions
 from leaderboard.figures.style import KINDS, Picture, Styles
 from leaderboard.figures.tradeoff import draw_tradeoffs
@@ -28,6 +32,10 @@ def draw_figures(directory: Path, rankings: Sequence[Ranking], trainings: Sequen
     styles = Styles.of(names)
     return [
         *draw_tradeoffs(rankings, trainings, styles),
+        *draw_knowledge(rankings, trainings, styles),
+        *draw_matrices(rankings, trainings),
+        *draw_conditions(rankings, trainings, styles),
+        *draw_leaks(rankings, trainings, styles),
         *draw_accuracy(trainings, styles),
         *draw_communication(trainings, styles),
         *draw_reconstructions(directory, rankings, trainings),

@@ -23,7 +23,7 @@ RESOLUTION = 150
 """Dots per inch."""
 
 
-Kind = Literal["tradeoff", "accuracy", "reconstructions", "confusion"]
+Kind = Literal["tradeoff", "knowledge", "conditions", "accuracy", "reconstructions", "confusion"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

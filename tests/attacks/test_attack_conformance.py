@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from attacks.adaptive.recovery import WeightRecovery
 from attacks.base import ATTACKS, Attack, Budget, History, Need, Reconstruction, build_attack
 from attacks.cosine import Cosine
 from benchmark.audit.stand_in import smallest_stand_in
-from benchmark.conformance.attacks import CHECKS, AttackSubject, check_attack
+from benchmark.conformance.attack_subject import AttackSubject
+from benchmark.conformance.attacks import CHECKS, check_attack
 from benchmark.conformance.subject import ConformanceFailure
+from benchmark.conformance.targets import Targets
 from benchmark.conformance.updates import Updates, small_network
 from federation.models import build_model
 from federation.network import Network
@@ -24,14 +26,18 @@ from federation.secret_root import SecretRoot
 from federation.threat import Victim
 
 ROOT = SecretRoot(b"conformance tests of attacks...." * 2)
-BUDGET = Budget(evaluations=160)
+BUDGET = Budget(evaluations=120)
 FEW = Budget(evaluations=40)
-UPDATES = Updates(small_network(), ROOT)
+UPDATES, TARGETS = Updates(small_network(), ROOT), Targets(ROOT)
+
+
+def subject(attack: Attack, budget: Budget = BUDGET) -> AttackSubject:
+    return AttackSubject(attack, UPDATES, budget, TARGETS)
+
+
 # attacks that recover weights first are their inner attack where nothing is hidden; dlg is the quicker one here
 SUBJECTS = {
-    name: AttackSubject(
-        build_attack(name, {"inner": "dlg"} if issubclass(ATTACKS.get(name), WeightRecovery) else {}), UPDATES, BUDGET
-    )
+    name: subject(build_attack(name, {"inner": "dlg"} if issubclass(ATTACKS.get(name), WeightRecovery) else {}))
     for name in ATTACKS.names()
 }
 EXAMPLE = Path(__file__).parents[2] / "examples" / "first_layer.py"
@@ -129,6 +135,90 @@ class OnlyOnPlain(Misbehaving):
         return item if list(seen.scheme) == ["plain"] else replace(item, images=torch.zeros_like(item.images))
 
 
+class KnowsTheTruthOfGradients(Misbehaving):
+    """Returns the private images wherever the update is a gradient, by whose class scores' biases move to and fro alike."""
+
+    def spoil(self, item: Reconstruction, seen: Any) -> Reconstruction:
+        before, after = seen.view.before, seen.view.after["client-0"]
+        moved = (after["fc.bias"] - before["fc.bias"]).double()
+        real = float(moved.abs().sum()) > 0 and float(moved.sum().abs()) < 1e-4 * float(moved.abs().sum())
+        return replace(item, images=UPDATES.images.private[:1].float() / 255) if real else item
+
+
+class KeepsTheWorst(Misbehaving):
+    """Of its restarts it keeps the one that its own objective likes least."""
+
+    def reconstruct(
+        self, history: History, victims: Sequence[Victim], *, generator: torch.Generator, budget: Budget
+    ) -> list[Reconstruction]:
+        one = replace(budget, restarts=1)
+        tries = [
+            Cosine().reconstruct(history, victims, generator=generator, budget=one) for _ in range(budget.restarts)
+        ]
+        return [max(items, key=lambda item: item.objective or 0.0) for items in zip(*tries, strict=True)]
+
+
+class TracesAnother(Misbehaving):
+    """Its trace is that of another search than the one that it returns."""
+
+    def spoil(self, item: Reconstruction, seen: Any) -> Reconstruction:
+        points = tuple(replace(point, images=point.images.flip(-1)) for point in item.trace)
+        return replace(item, trace=points)
+
+
+class BetterUntraced(Misbehaving):
+    """Stops early where somebody looks."""
+
+    def reconstruct(
+        self, history: History, victims: Sequence[Victim], *, generator: torch.Generator, budget: Budget
+    ) -> list[Reconstruction]:
+        spent = replace(budget, evaluations=2) if budget.trace_every else budget
+        return super().reconstruct(history, victims, generator=generator, budget=spent)
+
+
+class AsksTheHistory(Misbehaving):
+    """Asks what the referee would ask of a history that keeps the truth."""
+
+    def reconstruct(self, history: Any, victims: Sequence[Victim], **rest: Any) -> list[Reconstruction]:
+        history.truth(0)
+        return super().reconstruct(history, victims, **rest)
+
+
+class AsksQuietly(Misbehaving):
+    """Looks for what nobody gave it, and hides that it found nothing."""
+
+    def spoil(self, item: Reconstruction, seen: Any) -> Reconstruction:
+        try:
+            return replace(item, images=seen.view.private_batch)
+        except Exception:  # noqa: BLE001  as an attack would that wants to go unnoticed
+            return item
+
+
+class AsksTheVictim(Misbehaving):
+    def reconstruct(self, history: History, victims: Sequence[Any], **rest: Any) -> list[Reconstruction]:
+        assert not hasattr(victims[0], "images")
+        return super().reconstruct(history, victims, **rest)
+
+
+class AsksTheNetwork(Misbehaving):
+    def spoil(self, item: Reconstruction, seen: Any) -> Reconstruction:
+        return replace(item, note=str(getattr(seen.network, "dataset", "")))
+
+
+class ClaimsKeyNet(Misbehaving):
+    """Says that it undoes Key-Net, and inverts what it reads as if there were none."""
+
+    undoes = frozenset({"keynet"})
+    made_for = frozenset({"keynet"})
+
+
+class GivesUpOnKeyNet(ClaimsKeyNet):
+    """Says of everything that it was made for that it needs something else."""
+
+    def lacks(self, observation: Any) -> str | None:
+        return "another world" if observation.view.hidden_by else None
+
+
 SPOILT = {
     PeeksAtAuxiliary: ("reads what it declares", "auxiliary"),
     PeeksAtWire: ("reads what it declares", "transcript"),
@@ -140,6 +230,16 @@ SPOILT = {
     Guesses: ("clears the floor undefended", "from the floor"),
     LosesOne: ("returns what it should", "3 reconstructions for 4 victims"),
     OnlyOnPlain: ("leaky twins change nothing", "leaky twin of "),
+    KnowsTheTruthOfGradients: ("tells images apart", "images that it cannot know"),
+    KeepsTheWorst: ("improves with restarts", "grows with the number of restarts"),
+    TracesAnother: ("keeps an honest trace", "ends elsewhere"),
+    BetterUntraced: ("keeps an honest trace", "other images where a trace is asked for"),
+    AsksTheHistory: ("reads what it declares", "'truth' of the history"),
+    AsksQuietly: ("reads what it declares", "'private_batch' of the view"),
+    AsksTheVictim: ("reads what it declares", "'images' of the victim"),
+    AsksTheNetwork: ("reads what it declares", "'dataset' of the network"),
+    ClaimsKeyNet: ("reaches what it was made for", "does not say so on keynet: gains, ReLU"),
+    GivesUpOnKeyNet: ("reaches what it was made for", "reaches nothing .* needs another world"),
 }
 
 
@@ -147,7 +247,7 @@ SPOILT = {
 def test_what_misbehaves_is_caught(attack: type[Misbehaving]) -> None:
     check, message = SPOILT[attack]
     with pytest.raises(ConformanceFailure, match=message):
-        CHECKS[check](AttackSubject(attack(), UPDATES, FEW))
+        CHECKS[check](subject(attack(), FEW))
 
 
 class KnowsTheTruth(Misbehaving):
@@ -158,10 +258,10 @@ class KnowsTheTruth(Misbehaving):
         return [Reconstruction(image[None], None, 0.0, 1, 0.0) for image in truth]
 
 
-@pytest.mark.parametrize("check", ["falls without signal", "survives no update"])
+@pytest.mark.parametrize("check", ["falls without signal", "survives no update", "tells images apart"])
 def test_an_attack_that_is_handed_the_truth_is_caught(check: str) -> None:
     with pytest.raises(ConformanceFailure, match="over the floor"):
-        CHECKS[check](AttackSubject(KnowsTheTruth(), UPDATES, FEW))
+        CHECKS[check](subject(KnowsTheTruth(), FEW))
 
 
 class Raises(Misbehaving):
@@ -171,8 +271,22 @@ class Raises(Misbehaving):
 
 def test_the_suite_reports_an_attack_that_raises() -> None:
     findings = check_attack(Raises(), ROOT, smallest_stand_in())
-    assert {finding.detail for finding in findings} == {"it raised ZeroDivisionError: no bias"}
-    assert not any(finding.passed for finding in findings)
+    failed = [finding for finding in findings if not finding.passed]
+    assert {finding.detail for finding in failed} == {"it raised ZeroDivisionError: no bias"}
+    # it was made for no defense, so that there is nothing to try it on
+    assert [finding.check for finding in findings if finding.passed] == ["reaches what it was made for"]
+
+
+class HandsOn(Misbehaving):
+    """Hands observations on as they are, parts that it does not read included."""
+
+    def reconstruct(self, history: History, victims: Sequence[Victim], **rest: Any) -> list[Reconstruction]:
+        copies = [type(seen)(**{part.name: getattr(seen, part.name) for part in fields(seen)}) for seen in history]
+        return super().reconstruct([replace(seen, round=1) for seen in copies], victims, **rest)
+
+
+def test_handing_observations_on_is_not_reading_them() -> None:
+    assert CHECKS["reads what it declares"](subject(HandsOn(), FEW)).startswith("nothing of transcript")
 
 
 class NeedsSparse(Misbehaving):

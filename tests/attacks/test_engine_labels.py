@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.engine.gradients import SingleGradient
-from attacks.engine.labels import last_layer_labels
+from attacks.engine.labels import _whole_counts, label_counts, last_layer_labels
+from attacks.engine.local_steps import LocalSteps
 
 TRIALS = 8
 
@@ -78,3 +81,93 @@ def test_two_classes_need_a_bias(bias: bool) -> None:
 def test_no_layer_of_that_many_classes_gives_no_labels() -> None:
     gradients, _ = updates(network(5, bias=True), 5)
     assert last_layer_labels(gradients, 7) is None
+
+
+def batch_update(
+    classes: int, labels: Tensor, *, scale: float, seed: int, epochs: int = 1
+) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+    """The mean gradient of full-batch steps on random images, the weights before, and rate times steps."""
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.Sigmoid(), nn.Linear(12, classes))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=scale, generator=generator)
+    images = torch.randn(1, len(labels), 1, 6, 6, generator=generator)
+    before = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    rate = 0.1
+    simulation = LocalSteps(SingleGradient(model, before), [slice(None)] * epochs, rate)
+    return simulation(images, F.one_hot(labels, classes).float()[None]), before, rate * epochs
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=24), st.integers(1, 4), st.integers(0, 10**6))
+def test_the_labels_of_a_batch_are_counted_duplicates_included(labels: list[int], epochs: int, seed: int) -> None:
+    """Where what the network says does not depend on the image, the bias gradient is an exact equation of the counts."""
+    gradients, before, scale = batch_update(8, torch.tensor(labels), scale=0.02, seed=seed, epochs=epochs)
+    found = label_counts(gradients, before, scale, len(labels))
+    assert found is not None
+    assert found.counts[0].tolist() == torch.bincount(torch.tensor(labels), minlength=8).tolist()
+    assert found.labels()[0].tolist() == sorted(labels)
+    assert float(found.rounding[0]) < 0.25
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=24), st.sampled_from([0.02, 0.5, 5.0]), st.integers(0, 10**6))
+def test_counts_are_whole_and_sum_to_the_batch_whatever_the_network(
+    labels: list[int], spread: float, seed: int
+) -> None:
+    gradients, before, scale = batch_update(8, torch.tensor(labels), scale=spread, seed=seed)
+    found = label_counts(gradients, before, scale, len(labels))
+    assert found is not None
+    assert found.counts.min() >= 0
+    assert found.counts.sum(1).tolist() == [len(labels)]
+    assert float(found.rounding[0]) >= 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.integers(0, 10**6))
+def test_whole_counts_are_a_least_squares_solution_by_brute_force(labels: list[int], seed: int) -> None:
+    """Among all ways to divide the images, none explains the bias gradient better by moving one image."""
+    generator = torch.Generator().manual_seed(seed)
+    predicted = torch.rand(4, 4, generator=generator, dtype=torch.float64).softmax(1)
+    true = torch.bincount(torch.tensor(labels), minlength=4).double()
+    bias = (predicted.T @ true - true) / len(labels)
+    counts, rounding = _whole_counts(predicted, bias, len(labels))
+
+    def misfit(candidate: Tensor) -> float:
+        return float((candidate - predicted.T @ candidate + len(labels) * bias).square().sum())
+
+    every = [
+        torch.tensor(each, dtype=torch.float64)
+        for each in itertools.product(range(len(labels) + 1), repeat=4)
+        if sum(each) == len(labels)
+    ]
+    best = min(every, key=misfit)
+    assert torch.equal(best, true)
+    assert torch.equal(counts, true.long())
+    assert float(rounding) < 1e-6
+
+
+def test_fewer_labels_than_images_are_divided_as_those() -> None:
+    gradients, before, scale = batch_update(8, torch.tensor([1] * 10 + [5] * 30), scale=0.02, seed=0)
+    found = label_counts(gradients, before, scale, 4)
+    assert found is not None
+    assert found.labels()[0].tolist() == [1, 5, 5, 5]
+
+
+def test_counts_need_a_linear_last_layer_with_a_bias() -> None:
+    for make in (
+        lambda: network(5, bias=False),
+        lambda: nn.Sequential(nn.Conv2d(1, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    ):
+        model = make()
+        gradients, _ = updates(model, 5)
+        assert label_counts(gradients, dict(model.named_parameters()), 0.1, 4) is None
+
+
+def test_an_update_that_is_not_finite_gives_some_counts() -> None:
+    gradients, before, scale = batch_update(8, torch.tensor([1, 2, 2]), scale=0.02, seed=0)
+    for value in (0.0, float("nan"), float("inf")):
+        spoilt = {name: torch.full_like(tensor, value) for name, tensor in gradients.items()}
+        found = label_counts(spoilt, before, scale, 3)
+        assert found is not None
+        assert found.counts.sum() == 3

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from attacks.engine import evaluation
 from attacks.engine.candidates import Layout
+from attacks.engine.chain import single_gradient
 from attacks.engine.evaluation import chunk_width, worth_compiling
 from attacks.engine.gradients import SingleGradient, repeat_for_restarts
 from attacks.engine.lbfgs import LBFGS
@@ -74,7 +75,7 @@ def attack(
     """Match the gradients of single digits; `target` may be given instead."""
     pixels, labels = digits
     one_hot = F.one_hot(labels, 10).float()[:, None]
-    update = SingleGradient(model, dict(model.named_parameters()))
+    update = options.pop("update", None) or SingleGradient(model, dict(model.named_parameters()))
     target = options.pop("target", None) or update(NORMALISATION.apply(pixels)[:, None], one_hot)
     return match_gradients(
         update,
@@ -156,6 +157,20 @@ def test_a_batch_equals_its_trials_alone_and_in_chunks(digits: tuple[Tensor, Ten
         torch.testing.assert_close(torch.cat([getattr(one, field.name) for one in alone]), batched)
 
 
+@pytest.mark.parametrize("options", [COSINE, DLG])
+def test_the_closed_form_gives_what_autograd_gives(digits: tuple[Tensor, Tensor], options: dict[str, Any]) -> None:
+    victims = some(digits, 3, 14)
+    model = lenet_zhu()
+    target = {name: value.double() for name, value in gradients_of(model, victims).items()}
+    parameters = dict(model.double().named_parameters())
+    generic, closed = (
+        attack(model, victims, target=target, update=update, joint=True, evaluations=8, **options)
+        for update in (SingleGradient(model, parameters), single_gradient(model, parameters))
+    )
+    for field in fields(Matches):
+        torch.testing.assert_close(getattr(closed, field.name), getattr(generic, field.name))
+
+
 def test_the_same_seed_gives_the_same_result_and_another_one_another(digits: tuple[Tensor, Tensor]) -> None:
     victims = some(digits, 5)
     first, again, other = (attack(lenet_zhu(), victims, seed=seed, evaluations=5, **COSINE) for seed in (1, 1, 2))
@@ -233,10 +248,33 @@ def test_progress_and_trace_follow_the_chunks(digits: tuple[Tensor, Tensor]) -> 
         trace=lambda step, trials, value, images: trace.append((step, trials.tolist(), tuple(images.shape[:2]))),
         **COSINE,
     )
-    assert [done for done, _ in progress] == [2, 4, 4, 5, 6, 6]
+    assert [done for done, _ in progress] == [2, 4, 5, 6]
     assert {total for _, total in progress} == {6}
     first, second = ([0, 1], (2, 1)), ([2], (1, 1))
     assert trace == [(1, *first), (2, *first), (1, *second), (2, *second)]
+
+
+def test_a_trace_tells_trials_at_different_evaluations_apart(digits: tuple[Tensor, Tensor]) -> None:
+    """The first fails at once and the third takes its place: after each step, one call for every count of evaluations."""
+    victims = some(digits, 2, 13, 24)
+
+    def objective(candidate: Any, target: Any) -> Tensor:
+        spoilt = target["7.bias"].argmin(1) == victims[1][0]
+        return torch.where(spoilt, torch.nan, cosine_distance(candidate, target))
+
+    told: list[tuple[int, list[int]]] = []
+    progress: list[int] = []
+    attack(
+        lenet_zhu(),
+        victims,
+        evaluations=2,
+        width=2,
+        progress=lambda done, total: progress.append(done),
+        trace=lambda step, trials, value, images: told.append((step, trials.tolist())),
+        **{**COSINE, "objective": objective},
+    )
+    assert told == [(1, [0, 1]), (1, [2]), (2, [1]), (2, [2])]
+    assert progress == [3, 5, 6]
 
 
 def test_best_restart_goes_by_the_own_objective_and_adds_up_the_evaluations() -> None:
@@ -297,8 +335,12 @@ def test_the_width_follows_from_the_sizes_alone() -> None:
 
 
 def test_compiling_is_decided_by_the_size_of_the_budget() -> None:
-    assert not worth_compiling(trials=64, evaluations=1000)
-    assert worth_compiling(trials=256, evaluations=4800)
+    model = lenet_zhu()
+    parameters = dict(model.named_parameters())
+    generic, closed = SingleGradient(model, parameters), single_gradient(model, parameters)
+    assert not worth_compiling(generic, trials=64, evaluations=1000)
+    assert worth_compiling(generic, trials=256, evaluations=4800)
+    assert not worth_compiling(closed, trials=256, evaluations=4800)
 
 
 def test_without_a_working_compiler_the_result_is_the_eager_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ Value = Callable[[Tensor, Tensor], Tensor]
 """(points [n, D], indices of the trials [n]) -> values [n]."""
 
 
-def solve(optimiser: Optimiser, value: Value, start: Tensor, evaluations: int) -> Minima:
+def solve(optimiser: Optimiser, value: Value, start: Tensor, evaluations: int, **options: Any) -> Minima:
     def evaluation_of(trials: Tensor) -> Evaluation:
         def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
             variable = point.detach().requires_grad_()
@@ -30,7 +31,7 @@ def solve(optimiser: Optimiser, value: Value, start: Tensor, evaluations: int) -
 
         return evaluate
 
-    return minimise(optimiser.start(start, evaluations), evaluation_of, evaluations)
+    return minimise(optimiser, start, evaluation_of, evaluations, **options)
 
 
 def rosenbrock(point: Tensor, trials: Tensor) -> Tensor:
@@ -96,9 +97,8 @@ def test_curvature_memory_equals_explicit_bfgs_matrices() -> None:
         step = starts(trials, length, seed=10 + number)
         change = torch.einsum("tij,tj->ti", matrices, step)
         chosen = torch.tensor([True, number % 2 == 0, number < 2])
-        memory.store(chosen, step, change, (step * change).sum(1))
         gradient = starts(trials, length, seed=20 + number)
-        found = memory.inverse_hessian_times(gradient)
+        found = memory.follow(chosen, step, change, gradient)
         for trial in range(trials):
             if chosen[trial]:
                 pairs[trial].append((step[trial].numpy(), change[trial].numpy()))
@@ -110,7 +110,7 @@ def test_curvature_memory_equals_explicit_bfgs_matrices() -> None:
             np.testing.assert_allclose(found[trial], inverse @ gradient[trial].numpy(), rtol=1e-7, atol=1e-9)
 
     memory.forget(torch.tensor([False, True, False]))
-    after = memory.inverse_hessian_times(gradient)
+    after = memory.follow(torch.zeros(3, dtype=torch.bool), step, change, gradient)
     torch.testing.assert_close(after[1], gradient[1])
     torch.testing.assert_close(after[[0, 2]], found[[0, 2]])
 
@@ -174,6 +174,52 @@ def test_the_batch_narrows_to_the_trials_still_running() -> None:
     assert found.evaluations[3] == len(widths)
     assert found.value[3] < 1e-6
     assert not found.failed.any()
+
+
+@pytest.mark.parametrize("optimiser", [SignedAdam(), LBFGS(history=5)])
+def test_waiting_trials_take_the_places_of_those_that_ended_and_change_nothing(optimiser: Optimiser) -> None:
+    """Seven trials on two places, one of which fails half way and one of which begins at its minimum."""
+    start = starts(7, 4)
+    start[1] = 1
+    seen: list[list[int]] = []
+
+    def value(point: Tensor, trials: Tensor) -> Tensor:
+        seen.append(trials.tolist())
+        spoilt = (trials == 3) & (point.sum(1) < start[3].sum())
+        return torch.where(spoilt, torch.nan, 1.0) * rosenbrock(point, trials)
+
+    found = solve(optimiser, value, start, 40, width=2)
+    assert max(len(trials) for trials in seen) == 2
+    spent = [sum(trial in trials for trials in seen) for trial in range(7)]
+    together = solve(optimiser, value, start, 40)
+    for name in ("point", "value"):
+        torch.testing.assert_close(getattr(found, name), getattr(together, name), rtol=1e-5, atol=1e-7)
+    assert torch.equal(found.evaluations, together.evaluations)
+    assert torch.equal(found.failed, together.failed)
+    # nobody waits for the slowest: places are empty only once nobody waits
+    full = sum(len(trials) == 2 for trials in seen)
+    assert full >= (int(found.evaluations.sum()) - 40) // 2
+    assert all(count >= int(evaluations) for count, evaluations in zip(spent, found.evaluations, strict=True))
+
+
+def test_a_step_tells_how_far_each_trial_is() -> None:
+    start = starts(3, 3)
+    start[0] = 1  # ends after one evaluation
+    steps: list[tuple[list[int], list[int], list[bool]]] = []
+    solve(
+        LBFGS(),
+        rosenbrock,
+        start,
+        3,
+        width=2,
+        report=lambda step: steps.append((step.trials.tolist(), step.evaluations.tolist(), step.ended.tolist())),
+    )
+    assert steps == [
+        ([0, 1], [1, 1], [True, False]),
+        ([2, 1], [1, 2], [False, False]),
+        ([2, 1], [2, 3], [False, True]),
+        ([2], [3], [True]),
+    ]
 
 
 def test_lbfgs_backs_off_from_where_the_function_is_undefined() -> None:

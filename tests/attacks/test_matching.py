@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import attacks.matching
-from attacks.base import Budget
+from attacks.base import Budget, build_attack
 from attacks.cosine import Cosine
 from attacks.engine.matches import Matches
+from attacks.matching import BatchNorm
+from federation.errors import UsageError
 from federation.threat import Auxiliary, Observation, Oracle, Victim
 
 Calls = list[dict[str, Any]]
@@ -140,25 +142,82 @@ def test_the_label_of_a_single_image_is_read_from_the_update(
 @pytest.mark.parametrize(
     ("facts", "read"),
     [
-        ({"batch_size": 1, "epochs": 5, "steps": 5, "sample_counts": {"client-0": 1}}, True),
-        ({"batch_size": 8, "epochs": 2, "steps": 2, "sample_counts": {"client-0": 1}}, True),
-        ({"batch_size": 1, "steps": 1, "sample_counts": {"client-0": 40}}, True),
-        ({"batch_size": 1, "steps": 3, "sample_counts": {"client-0": 40}}, False),
-        ({"batch_size": 2, "steps": 1, "sample_counts": {"client-0": 40}}, False),
-        ({"batch_size": 2, "steps": 1, "sample_counts": {"client-0": 2}}, False),
+        ({"batch_size": 1, "epochs": 5, "steps": 5, "sample_counts": {"client-0": 1}}, "exactly"),
+        ({"batch_size": 8, "epochs": 2, "steps": 2, "sample_counts": {"client-0": 1}}, "exactly"),
+        ({"batch_size": 1, "steps": 1, "sample_counts": {"client-0": 40}}, "exactly"),
+        ({"batch_size": 1, "steps": 3, "sample_counts": {"client-0": 40}}, "as counts"),
+        ({"batch_size": 2, "steps": 1, "sample_counts": {"client-0": 40}}, "as counts"),
+        ({"batch_size": 2, "steps": 1, "sample_counts": {"client-0": 2}}, "as counts"),
     ],
 )
-def test_labels_are_read_only_where_one_image_made_the_update(
+def test_labels_are_exact_only_where_one_image_made_the_update(
     logistic_client: Any,
     pictures: Tensor,
     generator: torch.Generator,
     calls: Calls,
     facts: dict[str, Any],
-    read: bool,
+    read: str,
 ) -> None:
     seen = single(logistic_client, pictures, 0, 0)
-    run([replace(seen, facts=replace(seen.facts, **facts))], generator)
-    assert (calls[0]["labels"] is not None) == read
+    (found,) = run([replace(seen, facts=replace(seen.facts, **facts))], generator)
+    assert calls[0]["labels"] is not None
+    assert ("rounding of label counts" in found.findings) == (read == "as counts")
+
+
+def test_the_labels_of_a_batch_are_read_with_their_counts(
+    sigmoid_client: Any, pictures: Tensor, generator: torch.Generator, calls: Calls
+) -> None:
+    before = sigmoid_client.start()
+    batches = [[3, 1, 1, 3], [0, 0, 0, 2]]
+    history = [
+        sigmoid_client.observed(
+            before, sigmoid_client.trained(before, [(pictures[:4], torch.tensor(labels))]), images=4
+        )
+        for labels in batches
+    ]
+    found = run(history, generator, restarts=2, images=4)
+    assert calls[0]["labels"].argmax(2).tolist() == [[1, 1, 3, 3]] * 2 + [[0, 0, 0, 2]] * 2
+    assert all(0 <= item.findings["rounding of label counts"] < 2 for item in found)
+
+
+def test_labels_are_optimised_where_the_update_does_not_state_them(
+    logistic_client: Any, pictures: Tensor, generator: torch.Generator, calls: Calls
+) -> None:
+    """The counts come from a linear layer with a bias; a last layer without one tells only a single image's label."""
+    client = type(logistic_client)(lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 4, bias=False)))
+    before = client.start()
+    after = client.trained(before, [(pictures[:2], torch.tensor([1, 2]))])
+    (found,) = run([client.observed(before, after, images=2)], generator, images=2)
+    assert calls[0]["labels"] is None
+    assert found.findings == {}
+
+
+@pytest.mark.parametrize(("batch_norm", "training"), [("batch statistics", True), ("running statistics", False)])
+def test_batch_norm_is_simulated_in_the_mode_that_is_asked_for(
+    batch_norm_client: Any,
+    pictures: Tensor,
+    generator: torch.Generator,
+    calls: Calls,
+    batch_norm: BatchNorm,
+    training: bool,
+) -> None:
+    before, labels = batch_norm_client.start(), torch.tensor([0, 3])
+    before["1.running_mean"] += 0.2
+    model = batch_norm_client.build()
+    model.load_state_dict(before)
+    model.train(training)
+    inputs = (pictures[:2] - 0.3) / 0.4
+    F.cross_entropy(model(inputs), labels).backward()
+    seen = batch_norm_client.observed(before, before, images=2)
+    Cosine(batch_norm=batch_norm).reconstruct([seen], victims(1, 2), generator=generator, budget=Budget(9))
+    simulated = calls[0]["update"](inputs[None], F.one_hot(labels, 4).float()[None])
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(simulated[name][0], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_another_batch_norm_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="batch_norm"):
+        build_attack("cosine", {"batch_norm": "no statistics"})
 
 
 def test_granted_labels_are_used(

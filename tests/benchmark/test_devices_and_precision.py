@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from observed import observed
 
 import benchmark.attack_runs
 from attacks.base import Budget, Reconstruction
@@ -18,7 +19,6 @@ from benchmark.attack_runs import run_attack
 from benchmark.engines.local import LocalEngine, _take_gpu
 from benchmark.experiment import AttackSpec, Experiment
 from benchmark.harness import training_plans
-from benchmark.observations import ObservedRounds
 from benchmark.provenance import hardware
 from benchmark.references import run_reference
 from benchmark.training_plan import TrainingPlan
@@ -26,7 +26,6 @@ from benchmark.trainings import run_training
 from benchmark.workspace import Workspace
 from federation.errors import KeyholeError, UsageError
 from federation.secret_root import SecretRoot
-from federation.threat import ADVERSARIES
 
 Tiny = Callable[..., Experiment]
 PlanOf = Callable[..., TrainingPlan]
@@ -58,7 +57,7 @@ def test_the_kind_of_device_decides_an_address_and_its_number_does_not(plan_of: 
 def test_an_attack_s_address_and_budget_name_the_device(plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of()
     run_training(plan)
-    history = ObservedRounds(plan, ADVERSARIES.get("server/oblivious"), "probe", 0)
+    history = observed(plan, "server/oblivious", "probe", 0)
     spec, seen = AttackSpec(name="cosine", evaluations=3, restarts=2), []
 
     def reconstruct(self: Any, history: Any, victims: Any, *, generator: torch.Generator, budget: Budget) -> list[Any]:
@@ -78,7 +77,7 @@ def test_an_attack_s_address_and_budget_name_the_device(plan_of: PlanOf, monkeyp
 def test_a_gpu_without_room_is_no_crash_of_the_attack(plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of()
     run_training(plan)
-    history = ObservedRounds(plan, ADVERSARIES.get("server/oblivious"), "probe", 0)
+    history = observed(plan, "server/oblivious", "probe", 0)
 
     def too_large(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
@@ -127,7 +126,9 @@ def test_the_usual_precision_goes_unsaid_and_another_is_part_of_everything(
     assert type(rounded.algorithm).model_validate(rounded.algorithm.model_dump(mode="json")) == rounded.algorithm
     assert type(usual.algorithm).model_validate(usual.algorithm.model_dump(mode="json")) == usual.algorithm
     assert rounded.algorithm.label == usual.algorithm.label + " bfloat16"
-    assert rounded.probe_training.precision == rounded.algorithm.local.precision == "bfloat16"
+    assert (
+        rounded.probe_training(rounded.victims.probes[0]).precision == rounded.algorithm.local.precision == "bfloat16"
+    )
     with pytest.raises(UsageError, match=r"algorithm\.precision: Input should be 'float32' or 'bfloat16'"):
         tiny_experiment({f"{ALGORITHM}.precision": "float16"})
 
@@ -137,11 +138,11 @@ def test_the_attacker_knows_the_precision(plan_of: PlanOf, kind: str) -> None:
     for precision in ("float32", "bfloat16"):
         plan = plan_of(precision=precision)
         run_training(plan)
-        history = ObservedRounds(plan, ADVERSARIES.get("server/adaptive"), kind, 0)
+        history = observed(plan, "server/adaptive", kind, 0)
         assert history[0].facts.precision == precision
     addresses = {
         benchmark.attack_runs._observation_digest(
-            ObservedRounds(plan_of(precision=precision), ADVERSARIES.get("server/oblivious"), kind, 0)[0]
+            observed(plan_of(precision=precision), "server/oblivious", kind, 0)[0]
         )
         for precision in ("float32", "bfloat16")
     }
@@ -151,10 +152,7 @@ def test_the_attacker_knows_the_precision(plan_of: PlanOf, kind: str) -> None:
 def test_bfloat16_trains_otherwise_and_sends_as_many_bytes(plan_of: PlanOf) -> None:
     rows = {name: run_training(plan_of(precision=name, steps=20)) for name in ("float32", "bfloat16")}
     assert rows["float32"].bytes_up == rows["bfloat16"].bytes_up
-    one, other = (
-        ObservedRounds(plan_of(precision=name, steps=20), ADVERSARIES.get("server/oblivious"), "probe", 0).truth(0)
-        for name in rows
-    )
+    one, other = (observed(plan_of(precision=name, steps=20), "server/oblivious", "probe", 0).truth(0) for name in rows)
     assert one.images.equal(other.images)
     for name, tensor in one.trained.items():
         assert tensor.dtype == other.trained[name].dtype == torch.float32

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import scipy.sparse
 import torch
+from observed import observed
 from torch import Tensor, nn
 
 from benchmark.harness import training_plans
@@ -24,7 +25,6 @@ from federation.messages import SERVER, Transcript, raw_tensors_from_bytes
 from federation.network import Network
 from federation.secret_root import SecretRoot
 from federation.threat import (
-    ADVERSARIES,
     AGGREGATE,
     Ciphertext,
     Knowledge,
@@ -102,7 +102,7 @@ def test_the_walk_finds_what_hides() -> None:
 def test_nothing_private_hangs_on_an_observation(
     plans: dict[str, TrainingPlan], position: Position, defense: str, kind: str
 ) -> None:
-    history = ObservedRounds(plans[defense], ADVERSARIES.get(f"{position}/{Knowledge.ADAPTIVE}"), kind, 0)
+    history = observed(plans[defense], f"{position}/{Knowledge.ADAPTIVE}", kind, 0)
     observation, truth = history[0], history.truth(0)
     for item in reachable(observation):
         assert not isinstance(item, PRIVATE), type(item)
@@ -129,7 +129,7 @@ def test_holds_recognises_an_image() -> None:
 
 
 def observe(plan: TrainingPlan, name: str, kind: str = "probe", oracles: tuple[Oracle, ...] = ()) -> Observation:
-    return ObservedRounds(plan, ADVERSARIES.get(name), kind, 0, oracles)[0]
+    return observed(plan, name, kind, 0, oracles)[0]
 
 
 @pytest.mark.parametrize("position", Position)
@@ -219,7 +219,7 @@ def test_a_position_has_the_updates_of_its_own_clients_alone(
 def test_the_referee_knows_what_the_victim_trained(plans: dict[str, TrainingPlan]) -> None:
     view = observe(plans["plain"], "server/oblivious").view
     assert isinstance(view, PlainModel)
-    history = ObservedRounds(plans["plain"], ADVERSARIES.get("server/oblivious"), "probe", 0)
+    history = observed(plans["plain"], "server/oblivious", "probe", 0)
     assert exact_share(view.after["client-0"], history.truth(0).trained) == 1.0
     assert exact_share(view.after["client-1"], history.truth(0).trained) < 0.5
     assert exact_share({}, history.truth(0).trained) == 0.0
@@ -250,12 +250,12 @@ def test_facts_are_those_of_the_observed_update(plans: dict[str, TrainingPlan]) 
 def test_labels_come_only_as_an_oracle(plans: dict[str, TrainingPlan]) -> None:
     assert dict(observe(plans["plain"], "server/adaptive").oracles) == {}
     granted = observe(plans["plain"], "server/adaptive", oracles=(Oracle.LABELS,)).oracles
-    truth = ObservedRounds(plans["plain"], ADVERSARIES.get("server/adaptive"), "probe", 0).truth(0)
+    truth = observed(plans["plain"], "server/adaptive", "probe", 0).truth(0)
     assert torch.equal(granted[Oracle.LABELS], truth.labels)
 
 
 def test_a_history_loads_what_is_looked_at(plans: dict[str, TrainingPlan], monkeypatch: pytest.MonkeyPatch) -> None:
-    history = ObservedRounds(plans["plain"], ADVERSARIES.get("server/oblivious"), "probe", 0)
+    history = observed(plans["plain"], "server/oblivious", "probe", 0)
     loaded = []
     load = Transcript.load
     monkeypatch.setattr(Transcript, "load", lambda path: loaded.append(path.name) or load(path))
@@ -271,7 +271,7 @@ def test_a_history_loads_what_is_looked_at(plans: dict[str, TrainingPlan], monke
 
 def test_victims_are_named_alike_under_every_defense(plans: dict[str, TrainingPlan]) -> None:
     for kind in ("probe", "real-round"):
-        histories = [ObservedRounds(plans[name], ADVERSARIES.get("server/oblivious"), kind, 0) for name in DEFENSES]
+        histories = [observed(plans[name], "server/oblivious", kind, 0) for name in DEFENSES]
         victims = [history.victims() for history in histories]
         assert victims[0] == victims[1] == victims[2]
         for index in range(len(histories[0])):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.engine.candidates import Layout
+from attacks.engine.chain import single_gradient
 from attacks.engine.evaluation import Problem, eager_evaluator
-from attacks.engine.gradients import SingleGradient
 from attacks.engine.objectives import cosine_distance
 from attacks.engine.priors import TotalVariation
 
@@ -83,7 +83,7 @@ def test_batched_evaluation(benchmark: BenchmarkFixture, make: type[nn.Module], 
         points, private = torch.randn(2, trials, 784)
     labels = F.one_hot(torch.arange(trials) % 10, 10).float()[:, None]
     layout = Layout((1, 1, 28, 28), 10, joint_labels=False)
-    update = SingleGradient(model, dict(model.named_parameters()))
+    update = single_gradient(model, dict(model.named_parameters()))
     target = update(layout.images(private), labels)
     evaluate = eager_evaluator(Problem(layout, update, cosine_distance, (TotalVariation(WEIGHT),)))
 

@@ -11,6 +11,7 @@ import typer
 from typer.testing import Result
 
 from attacks.base import ATTACKS
+from benchmark.bundles.shipped import SHIPPED
 from benchmark.experiment_files import embedded_experiments
 from defenses.registry import DEFENSES
 from federation.tasks import TASKS
@@ -57,6 +58,7 @@ EXPECTED = {
     "tasks": TASKS.names(),
     "adversaries": ADVERSARIES.names(),
     "experiments": list(embedded_experiments()),
+    "bundles": list(SHIPPED),
 }
 
 

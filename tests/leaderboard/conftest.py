@@ -129,12 +129,13 @@ class RunBuilder:
         lpips: bool = True,
         stream: str = "",
         only_seeds: tuple[int, ...] | None = None,
+        probe: str = "probe b1 s1 e1",
     ) -> None:
         """One cell a seed; scored outcomes get images whose mean gain over the floor is near `gain` dB.
 
         Cells of one `stream` and place get the same noise, as an attack on equivalent updates would.
         """
-        regime = "real-round" if victim_kind == "real-round" else "probe b1 s1 e1"
+        regime = "real-round" if victim_kind == "real-round" else probe
         place = (task, algorithm, victim_kind, position, knowledge, oracles, attack, snapshot, regime)
         for seed in self.seeds if only_seeds is None else only_seeds:
             cell = "/".join(map(str, (*place, defense, role, seed)))

@@ -44,13 +44,15 @@ def test_the_usual_run_is_reported_whole(usual_folder: Path, tmp_path: Path, rea
     assert all(path.is_file() and path.stat().st_size for path in report.files)
     names = [path.stem for path in report.files if path.suffix == ".png"]
     kinds = {
-        kind: sum(name.startswith(kind) for name in names) for kind in ("tradeoff", "accuracy", "reconst", "confusion")
+        kind: sum(name.startswith(kind) for name in names)
+        for kind in ("tradeoff", "knowledge", "accuracy", "bytes", "reconst", "confusion")
     }
-    assert kinds == {"tradeoff": 2, "accuracy": 1, "reconst": 6, "confusion": 1}
+    assert kinds == {"tradeoff": 2, "knowledge": 2, "accuracy": 1, "bytes": 1, "reconst": 6, "confusion": 1}
+    assert len(names) == sum(kinds.values())
 
     page = read_page(report.page)
     assert page.stands_alone
-    assert len(page.anchors) == 9
+    assert len(page.anchors) == 10
     assert page.tags.count("img") == len(names)
     assert not re.search(r"url\(|@import", page.text)
     for expected in ("not evaluated", "at the floor", "negative control", "Positive control", "5,000 MNIST digits"):
@@ -83,7 +85,7 @@ def test_figures_never_mix_kinds_of_victim(make_run: Any, tmp_path: Path) -> Non
     pictures = draw_figures(tables.directory, rank_run(tables), summarise_trainings(tables))
     assert [item.kind for item in pictures].count("tradeoff") == 2
     for item in pictures:
-        if item.kind in ("tradeoff", "reconstructions"):
+        if item.kind in ("tradeoff", "knowledge", "conditions", "reconstructions"):
             assert ("probe messages" in item.title) != ("messages of real rounds" in item.title)
         assert "5,000 MNIST digits" in item.caption
 

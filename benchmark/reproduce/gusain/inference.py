@@ -133,7 +133,9 @@ def measure(plan: TrainingPlan, choice: KeyChoice, out: Path, victims: Sequence[
 
 def last_weights(plan: TrainingPlan) -> Weights:
     """The model that the last round of a training in clear released."""
-    rounds = ObservedRounds(plan, parse_adversary("aggregate/oblivious"), "real-round", plan.algorithm.rounds - 1)
+    victims = plan.victims.real_round
+    assert victims is not None, "every scale has them"
+    rounds = ObservedRounds(plan, parse_adversary("aggregate/oblivious"), victims, plan.algorithm.rounds - 1)
     view = rounds[0].view
     assert isinstance(view, PlainModel), "nothing is hidden"
     return dict(view.after[AGGREGATE])

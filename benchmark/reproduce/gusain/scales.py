@@ -83,9 +83,9 @@ def victims(experiment: Experiment) -> str:
     """Which images are attacked."""
     wanted = experiment.victims
     sentences = []
-    if wanted.probe is not None:
+    for probe in wanted.probes:
         sentences.append(
-            f"Probes: {wanted.probe.count} images of the split of victims, drawn in secret, the same at every round and"
+            f"Probes: {probe.count} images of the split of victims, drawn in secret, the same at every round and"
             f" under every defense; each is the only image of one more step from that round's weights."
         )
     if wanted.real_round is not None:

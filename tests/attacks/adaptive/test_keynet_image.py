@@ -177,3 +177,37 @@ def test_ciphertexts_of_another_size_are_refused(images: Any) -> None:
 def test_shapes_that_are_no_layer_are_refused(build: Callable[[], object]) -> None:
     with pytest.raises(UsageError, match="no convolution"):
         build()
+
+
+def test_pixels_that_no_window_has_are_grey(digits: np.ndarray) -> None:
+    """A stride of 2 on 28 pixels leaves out the last row and column; the others still open exactly."""
+    template = ConvolutionTemplate.of((1, SIDE, SIDE), 4, (5, 5), stride=(2, 2))
+    generator = np.random.default_rng(0)
+    order, gains = generator.permutation(PIXELS), generator.uniform(1, 2, PIXELS)
+    inverse = scipy.sparse.csr_array((1 / gains, (order, np.arange(PIXELS))), shape=(PIXELS, PIXELS))
+    values = generator.normal(size=template.layout.value_count)
+    layer = scipy.sparse.csr_array(template.layout.matrix(values) @ homogeneous(inverse, np.zeros(PIXELS)))
+    for grey_levels in (False, True):
+        keyed = digits[:, order] * gains
+        found = recover_images(layer, as_pictures(keyed) if grey_levels else keyed, template, grey_levels=grey_levels)
+        assert np.all(found.images[..., -1, :] == 0.5)
+        assert np.all(found.images[..., :, -1] == 0.5)
+        seen = digits.reshape(-1, SIDE, SIDE)[:, :-1, :-1]
+        scores = [
+            np.corrcoef(template.moved(found.images, pose)[:, 0, :-1, :-1].ravel(), seen.ravel())[0, 1]
+            for pose in found.poses
+        ]
+        assert max(scores) > 0.999
+
+
+def test_the_darkest_pixel_is_none_that_rounding_has_moved(digits: np.ndarray) -> None:
+    """Without contrast and brightness fitted: digits span black to white, and so do the pictures that come out."""
+    scheme = Scheme.drawn(0, gain=101.0)
+    found = recover_images(scheme.layer, as_pictures(scheme.encrypted(digits)), LENET, grey_levels=True).images[:, 0]
+    truth = digits.reshape(-1, SIDE, SIDE)
+    errors = [
+        np.mean((np.rot90(side, turns, (-2, -1)) * 255 - truth) ** 2)
+        for side in (found, np.swapaxes(found, -1, -2))
+        for turns in range(4)
+    ]
+    assert 10 * np.log10(255**2 / min(errors)) > 38

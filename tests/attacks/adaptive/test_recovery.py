@@ -68,7 +68,7 @@ def test_the_inner_attack_and_its_options_are_chosen_by_name(play: Callable[...,
         ({"inner": "cosin"}, "no attack is called 'cosin'; did you mean cosine"),
         ({"inner": "file.py:Class"}, "must be the name of a registered attack"),
         ({"inner": "paillier-cloud"}, "'paillier-cloud', which recovers weights itself"),
-        ({"inner_options": {"rte": 1.0}}, "attack 'cosine': no option 'rte'; there are: total_variation, rate, decay"),
+        ({"inner_options": {"rte": 1.0}}, "attack 'cosine': no option 'rte'; there are: batch_norm, total_variation"),
         ({"inner_options": {"rate": "fast"}}, "attack 'cosine': option 'rate'"),
     ],
 )

@@ -14,7 +14,11 @@ from attacks.adaptive.keynet_gauge import UNSURE
 from attacks.adaptive.rescaling import KeyedUpdate, RescalingEquations
 from defenses.keynet.channel import ChannelTransform
 from defenses.keynet.keys import KeyPolicy, draw_keys
+from federation.datasets import load_dataset
+from federation.models import build_model
+from federation.network import Network
 from federation.threat import Observation
+from federation.weights import weights_of
 
 
 def equations_of(observations: list[Observation], count: int) -> RescalingEquations:
@@ -49,6 +53,25 @@ def test_ten_updates_are_plenty(
     assert estimate.error < 1e-4
     assert estimate.residual < 1e-4
     assert estimate.updates == 10
+
+
+@pytest.mark.slow
+def test_the_whole_of_resnet18_from_two_updates(tools: Any) -> None:
+    """2,880 gained channels, batch norm and residual sums; it takes some minutes on one core."""
+    network = Network(lambda: build_model("resnet18", (3, 32, 32), 10, seed=0), (3, 32, 32), 10)
+    keys = draw_keys(network.channels, tools.ROOT, KeyPolicy(2.0))
+    keyed, before = ChannelTransform(keys, network.channels), weights_of(network.build())
+    photographs = load_dataset("photos32").victims
+    images, labels = (photographs.pixels()[:8] - 0.5) / 0.25, photographs.labels[:8] % 10
+    updates = [
+        KeyedUpdate(keyed.protect(before), keyed.protect(tools.step(network, before, images[part], labels[part])))
+        for part in (slice(0, 4), slice(4, 8))
+    ]
+    hidden = frozenset(space.index for space in network.channels.spaces if space.role == "hidden")
+    equations = RescalingEquations(network, updates, hidden)
+    estimate = estimate_gains(equations, 2.0)
+    assert max(median for median, _ in errors(estimate, equations, keys).values()) < 1e-3
+    assert estimate.error < 1e-2
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from attacks.base import Attack, Budget, Reconstruction, missing_need
 from attacks.cosine import Cosine
 from benchmark.metrics.pixel import psnr, to_eight_bit
 from defenses.quantization import Quantization
+from federation.models import build_model
+from federation.network import Network
 from federation.threat import Observation, PlainModel, Position, Victim
 
 OPTIONS = {"rate": 0.1, "decay": 0.3}
@@ -144,3 +146,12 @@ def test_it_reads_what_it_declares_alone(tools: Any, play: Callable[..., Any], h
         reconstructed([each], 1, budget=HASTY)[0] for each in (observation, hiding(observation, KeyNetGauge.needs))
     )
     assert torch.equal(first.images, again.images)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2"])
+def test_networks_of_thousands_of_channels_are_within_reach(tools: Any, play: Callable[..., Any], name: str) -> None:
+    observation = play(tools.keynet(), "lenet5").observations[0]
+    network = Network(lambda: build_model(name, (3, 32, 32), 10, seed=0), (3, 32, 32), 10)
+    hidden = sum(space.size for space in network.channels.spaces if space.role == "hidden")
+    assert hidden > 2048
+    assert missing_need(KeyNetGauge(), replace(observation, network=network)) is None

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attacks.adaptive.block_cholesky import BlockCholesky
 from attacks.adaptive.rescaling import KeyedUpdate, RescalingEquations, conserves
 from federation.network import Network
 from federation.weights import Weights, weights_of
@@ -93,3 +94,22 @@ def test_several_steps_obey_it_to_second_order(tools: Any, digits: Any) -> None:
 
     assert violated(0.08) < 0.02
     assert violated(0.02) == pytest.approx(violated(0.08) / 4, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "residual-norm", "depthwise", "concatenated"])
+def test_normal_equations_by_blocks_are_the_dense_ones(tools: Any, digits: Any, name: str) -> None:
+    network = tools.network(name)
+    updates = [update(tools, digits, network, slice(index, index + 1)) for index in range(3)]
+    equations = RescalingEquations(network, updates, hidden(network))
+    generator = torch.Generator().manual_seed(0)
+    point = torch.randn(len(equations.unknown), generator=generator, dtype=torch.float64)
+    deviations = 0.1 + torch.rand(len(equations.equations), generator=generator, dtype=torch.float64)
+    flows = equations.flows(point)[0] / deviations
+    slope, curvature = equations.normal(flows, point, deviations, 0.3)
+    jacobian = torch.cat([equations.derivatives(point, number) / deviations[:, None] for number in range(3)])
+    torch.testing.assert_close(slope, 0.3 * point + jacobian.T @ flows.flatten())
+    dense = jacobian.T @ jacobian + 0.3 * torch.eye(len(point), dtype=torch.float64)
+    torch.testing.assert_close(curvature.dense(), dense)
+    factor = BlockCholesky(curvature, torch.zeros_like(point))
+    torch.testing.assert_close(factor.solve(slope), torch.linalg.solve(dense, slope), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(factor.inverse_diagonal(), torch.linalg.inv(dense).diagonal(), rtol=1e-6, atol=1e-12)
