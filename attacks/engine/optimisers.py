@@ -135,4 +135,4 @@ def _schedule(options: SignedAdam, evaluations: int, like: Tensor) -> Tensor:
         )
         for step in range(evaluations)
     ]
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+    return torch.tensor(rows, dtype=torch.float64).to(like)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,10 +35,11 @@ class SharesLabels(Attack):
         ]
 
 
-def test_labels_that_share_memory_are_kept_like_others(tiny_run: Any) -> None:
+def test_labels_that_share_memory_are_kept_like_others(tiny_run: Any, tmp_path: Path) -> None:
     plan = next(iter(training_plans(tiny_run.experiment, tiny_run.workspace)))
     history = ObservedRounds(plan, ADVERSARIES.get("server/oblivious"), plan.victims.probes[0], 0)
     spec = AttackSpec(name=f"{Path(__file__)}:SharesLabels", evaluations=1)
-    run = run_attack(spec, history, history.victims(), tiny_run.workspace, seed=0)
+    elsewhere = replace(tiny_run.workspace, directory=tmp_path)  # others count the runs of the one that they share
+    run = run_attack(spec, history, history.victims(), elsewhere, seed=0)
     assert not run.crash
     assert [item.labels.tolist() for item in run.reconstructions if item.labels is not None] == [[3]] * 3
