@@ -19,10 +19,11 @@ from attacks.engine.objectives import has_signal, squared_distance
 from attacks.inversion.chain import Chain, chain_of
 from attacks.inversion.layerwise import Effort, invert
 from attacks.matching import mean_gradient
+from attacks.sharing import plain_model, sharing_weights
 from federation.errors import UsageError
 from federation.normalisation import Normalisation
-from federation.threat import Observation, PlainModel, Victim
-from federation.weights import Kind, TensorSpec, Weights
+from federation.threat import Observation, Victim
+from federation.weights import Kind, TensorSpec
 
 _CHUNK_VALUES = 2**22
 """Values that the columns of one layer may have over the images of a chunk, so that they stay near the processor."""
@@ -83,7 +84,7 @@ class Analytic(Attack):
     ) -> list[Reconstruction]:
         """See `Attack.reconstruct`. Nothing is drawn: every restart would be the same, and only one is made."""
         found: dict[str, Reconstruction] = {}
-        for group in _from_the_same_weights(history, victims):
+        for group in sharing_weights(history, victims):
             found |= self._reconstruct_group(history, group, budget)
         return [found[victim.identifier] for victim in victims]
 
@@ -129,7 +130,7 @@ class _Trials:
     """Updates of single images that were made from the weights of one observation."""
 
     def __init__(self, observation: Observation, device: str) -> None:
-        before = {name: tensor.to(device) for name, tensor in _before(observation).items()}
+        before = {name: tensor.to(device) for name, tensor in plain_model(observation).before.items()}
         self.chain = chain_of(observation.network)
         self._weights = {spec.name: before.pop(spec.name) for spec in _parameters(observation)}
         self._classes = observation.network.class_count
@@ -185,26 +186,6 @@ def _where_it_fell_short(residuals: Mapping[str, float]) -> str:
         if residual >= _UNEXPLAINED:
             return f"the equations of {finding.removeprefix('residual.')} leave {residual:.0%} of what is known over"
     return ""
-
-
-def _from_the_same_weights(history: History, victims: Sequence[Victim]) -> list[list[Victim]]:
-    """The victims, grouped by equal weights at the start of the round."""
-    groups: list[tuple[Weights, list[Victim]]] = []
-    for victim in victims:
-        before = _before(history[victim.observation])
-        for known, group in groups:
-            if all(torch.equal(before[name], tensor) for name, tensor in known.items()):
-                group.append(victim)
-                break
-        else:
-            groups.append((before, [victim]))
-    return [group for _, group in groups]
-
-
-def _before(observation: Observation) -> Weights:
-    view = observation.view
-    assert isinstance(view, PlainModel), "the harness checked what this attack needs"
-    return view.before
 
 
 def _parameters(observation: Observation) -> list[TensorSpec]:

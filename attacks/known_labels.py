@@ -12,7 +12,8 @@ from torch import Tensor
 from attacks.base import History
 from attacks.engine.gradients import Gradients
 from attacks.engine.labels import label_counts, last_layer_labels
-from federation.threat import Observation, Oracle, PlainModel, Victim
+from attacks.sharing import plain_model
+from federation.threat import Observation, Oracle, Victim
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,7 @@ def labels_in_updates(
     if all(made_from(history[victim.observation], victim) == 1 for victim in victims) and images == 1:
         single = last_layer_labels(updates, classes)
         return None if single is None else _known(single[:, None], classes)
-    view = first.view
-    assert isinstance(view, PlainModel), "the harness checked what this attack needs"
-    counted = label_counts(updates, view.before, first.facts.learning_rate * first.facts.steps, images)
+    counted = label_counts(updates, plain_model(first).before, first.facts.learning_rate * first.facts.steps, images)
     if counted is None:
         return None
     findings = tuple({"rounding of label counts": float(rounding)} for rounding in counted.rounding)

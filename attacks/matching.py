@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
@@ -24,10 +24,11 @@ from attacks.engine.objectives import Objective
 from attacks.engine.optimisers import Optimiser
 from attacks.engine.priors import Constraint, Prior
 from attacks.known_labels import KnownLabels, granted_labels, labels_in_updates
+from attacks.sharing import plain_model, sharing_weights
 from attacks.tracing import Recorder
 from federation.normalisation import Normalisation
-from federation.threat import Observation, PlainModel, Victim
-from federation.weights import Kind, Weights
+from federation.threat import Observation, Victim
+from federation.weights import Kind
 
 Gradients = dict[str, Tensor]
 
@@ -98,7 +99,7 @@ class GradientMatching(Attack):
     ) -> list[Reconstruction]:
         """See `Attack.reconstruct`."""
         found: dict[str, Reconstruction] = {}
-        for group in self._sharing_a_call(history, victims):
+        for group in sharing_weights(history, victims, self._trained_alike):
             found |= self._reconstruct_group(history, group, generator, budget)
         return [found[victim.identifier] for victim in victims]
 
@@ -150,27 +151,17 @@ class GradientMatching(Attack):
             for index, victim in enumerate(victims)
         }
 
-    def _sharing_a_call(self, history: History, victims: Sequence[Victim]) -> list[list[Victim]]:
-        """The victims, grouped by equal weights at the start of the round, equal training and equal image counts."""
-        groups: list[tuple[Weights, object, list[Victim]]] = []
-        for victim in victims:
-            observation = history[victim.observation]
-            before, facts = _model_of(observation).before, observation.facts
-            alike = (
-                *(self.candidate_images(observation, victim), victim.image_count),
-                *(facts.learning_rate, facts.batch_size, facts.steps, facts.sample_counts[victim.sender]),
-            )
-            for known, known_alike, group in groups:
-                if alike == known_alike and all(torch.equal(before[name], known[name]) for name in known):
-                    group.append(victim)
-                    break
-            else:
-                groups.append((before, alike, [victim]))
-        return [group for _, _, group in groups]
+    def _trained_alike(self, observation: Observation, victim: Victim) -> Hashable:
+        """What victims of one call have in common besides their weights: how they were trained, and on how many images."""
+        facts = observation.facts
+        return (
+            *(self.candidate_images(observation, victim), victim.image_count),
+            *(facts.learning_rate, facts.batch_size, facts.steps, facts.sample_counts[victim.sender]),
+        )
 
     def _step(self, observation: Observation, device: str) -> SingleGradient:
         """A single step of the client."""
-        before = {name: tensor.to(device) for name, tensor in _model_of(observation).before.items()}
+        before = {name: tensor.to(device) for name, tensor in plain_model(observation).before.items()}
         names = set(_parameters(observation))
         return single_gradient(
             observation.network.build().to(device),
@@ -180,19 +171,13 @@ class GradientMatching(Attack):
         )
 
 
-def _model_of(observation: Observation) -> PlainModel:
-    view = observation.view
-    assert isinstance(view, PlainModel), "the harness checked what this attack needs"
-    return view
-
-
 def _parameters(observation: Observation) -> list[str]:
     return [spec.name for spec in observation.network.layout if spec.kind is Kind.PARAMETER]
 
 
 def mean_gradient(observation: Observation, sender: str) -> Gradients:
     """The mean gradient over the local steps: (before - after) / (rate * steps), by parameter name."""
-    model, facts = _model_of(observation), observation.facts
+    model, facts = plain_model(observation), observation.facts
     scale = 1 / (facts.learning_rate * facts.steps)
     return {name: (model.before[name] - model.after[sender][name]) * scale for name in _parameters(observation)}
 
