@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.speed.attacks import AttackFigures, cosine_speed, image_rates, measure_attacks
+from benchmark.speed.attacks import AttackFigures, breaching_peer, cosine_speed, image_rates, measure_attacks
 from benchmark.speed.attacks.figures import CaseResult, Figure
 from benchmark.speed.attacks.image_rates import Outcome
 from benchmark.speed.attacks.published import published_cosine, published_dlg
@@ -47,11 +47,10 @@ def test_the_published_cosine_loop_finds_the_image() -> None:
         model,
         gradient,
         2,
-        shape=(1, 6, 6),
         normalisation=PLAIN,
         iterations=400,
         total_variation=0.0,
-        generator=generator_of(2),
+        start=torch.randn(1, 1, 6, 6, generator=generator_of(2)),
     )
     assert found.shape == image.shape
     assert (found - image).square().mean() < 2e-3
@@ -72,11 +71,10 @@ def test_the_published_cosine_loop_takes_the_papers_rates(monkeypatch: pytest.Mo
         model,
         gradient,
         torch.tensor([2]),
-        shape=(1, 1, 6, 6),
         normalisation=PLAIN,
         iterations=16,
         total_variation=1e-3,
-        generator=generator_of(2),
+        start=torch.randn(1, 1, 6, 6, generator=generator_of(2)),
     )
     assert rates == [0.1] * 6 + [0.01] * 4 + [0.001] * 4 + [0.0001] * 2
 
@@ -129,8 +127,9 @@ def test_psnr_is_of_the_error_and_capped() -> None:
     assert mean_psnr(torch.tensor([0.0])) == 60
 
 
-def test_cosine_does_the_same_work_on_both_sides() -> None:
+def test_cosine_does_the_same_work_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     """From equal starts in equal steps, both come to the same images."""
+    monkeypatch.setattr(cosine_speed, "is_installed", lambda: False)
     steps: list[tuple[str, int, int]] = []
     chosen = replace(cosine_speed.SIGMOID, build=small_sigmoid, dataset="mnist5k", trials=3, iterations=12, turns=2)
     found = cosine_speed.measure(chosen, lambda *step: steps.append(step))
@@ -140,6 +139,14 @@ def test_cosine_does_the_same_work_on_both_sides() -> None:
     assert (difference.required, difference.lower_is_better) == (0.3, True)
     assert difference.measured < 0.2
     assert steps == [("cosine, LeNet-Zhu with sigmoid", done, 5) for done in range(1, 6)]
+
+
+@pytest.mark.skipif(not breaching_peer.is_installed(), reason=f"needs {breaching_peer.INSTALL}")
+def test_the_public_implementation_does_the_same_work() -> None:
+    chosen = replace(cosine_speed.SIGMOID, trials=2, iterations=12, turns=1)
+    plain, _, public, difference = cosine_speed.measure(chosen).figures
+    assert (plain.required, public.required) == (None, 8)
+    assert difference.measured < 0.2
 
 
 def test_the_networks_are_those_named() -> None:

@@ -106,11 +106,10 @@ def _published(work: SingleImages, place: int, iterations: int, starts: torch.Ge
         work.model,
         work.updates[place],
         work.labels[place],
-        shape=tuple(work.pixels.shape[1:]),
         normalisation=work.normalisation,
         iterations=iterations,
         total_variation=PAPER_VARIATION,
-        generator=starts,
+        start=torch.randn(1, *work.pixels.shape[1:], generator=starts),
     )
 
 

@@ -1,7 +1,7 @@
 """Cosine matching, all trials in one call, against the published loop, one trial after another: the same work.
 
-Both start every trial at the same point and take the same steps; ours is called as the engine is by the attack, its own
-choice of what to compile included. The peer takes its trials in turns with whole calls of ours.
+All start every trial at the same point and take the same steps; ours is called as the engine is by the attack, its own
+choice of what to compile included. The peers take their trials in turns with whole calls of ours.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from attacks.cosine import Cosine
 from attacks.engine.chain import single_gradient
 from attacks.engine.loop import match_gradients
+from benchmark.speed.attacks.breaching_peer import INSTALL, breaching_cosine, is_installed
 from benchmark.speed.attacks.figures import CaseResult, Figure
 from benchmark.speed.attacks.published import published_cosine
 from benchmark.speed.attacks.single_images import SingleImages, generator_of, mean_psnr, single_images
@@ -29,6 +30,9 @@ from federation.models.base import ImageShape, seeded_initialisation
 SEED = 7
 QUALITY = 0.3
 """Decibels that ours may differ from the peer."""
+
+
+OURS, PLAIN_LOOP, PUBLIC = "ours", "the plain loop", "breaching"
 
 
 @dataclass(frozen=True)
@@ -84,37 +88,46 @@ def convnet(image_shape: ImageShape, class_count: int) -> nn.Module:
         return nn.Sequential(*layers)
 
 
+Peer = Callable[[Workload, SingleImages, int, Tensor], Tensor]
+"""One trial: the workload, its images, which of them, where to start [1, C, H, W]; returns pixels [1, C, H, W]."""
+
 RELU = Workload("LeNet-Zhu with ReLU", lenet_zhu_relu, 8, 12)
 SIGMOID = Workload("LeNet-Zhu with sigmoid", lenet_zhu_sigmoid, 8, 12)
 CONVNET = Workload("ConvNet of 16 to 64 channels", convnet, 1.1, 1.5, trials=8, iterations=100)
 
 
 def measure(workload: Workload, progress: Stage = quiet) -> CaseResult:
-    """Time both in turns, on CPU time and one thread, and compare what they reconstruct."""
+    """Time all in turns, on CPU time and one thread, and compare what they reconstruct.
+
+    The peer that a ratio is required of is the public implementation where it is installed, else the plain loop.
+    """
     work = single_images(workload.dataset, workload.build, workload.trials)
+    peers: dict[str, Peer] = {PLAIN_LOOP: _plain_loop}
+    if is_installed():
+        peers[PUBLIC] = _public
     trials, stage = len(work.pixels), f"cosine, {workload.name}"
-    share = -(-trials // workload.turns)
-    ours_seconds: list[float] = []
-    peer_seconds: list[float] = []
-    theirs: list[Tensor] = []
+    share, steps = -(-trials // workload.turns), workload.turns + trials * len(peers)
+    # each peer starts every trial where ours does
+    shape = (1, *work.network.image_shape)
     draws = generator_of(SEED)
+    starts = [torch.randn(shape, generator=draws) for _ in range(trials)]
+    done = 0
+    seconds: dict[str, list[float]] = {name: [] for name in (OURS, *peers)}
+    found: dict[str, list[Tensor]] = {name: [] for name in peers}
     for turn in range(workload.turns):
-        start = time.process_time()
+        begun = time.process_time()
         ours = _ours(workload, work)
-        ours_seconds.append((time.process_time() - start) / trials)
-        progress(stage, turn + 1 + len(theirs), workload.turns + trials)
+        seconds[OURS].append((time.process_time() - begun) / trials)
+        progress(stage, done := done + 1, steps)
         for trial in range(turn * share, min((turn + 1) * share, trials)):
-            start = time.process_time()
-            theirs.append(_peer(workload, work, trial, draws))
-            peer_seconds.append(time.process_time() - start)
-            progress(stage, turn + 1 + len(theirs), workload.turns + trials)
-    each = [statistics.median(seconds) / workload.iterations for seconds in (ours_seconds, peer_seconds)]
-    return _result(
-        workload,
-        *each,
-        ours_error=work.squared_errors(ours),
-        peer_error=work.squared_errors(torch.cat(theirs)),
-    )
+            for name, peer in peers.items():
+                begun = time.process_time()
+                found[name].append(peer(workload, work, trial, starts[trial]))
+                seconds[name].append(time.process_time() - begun)
+                progress(stage, done := done + 1, steps)
+    each = {name: statistics.median(taken) / workload.iterations for name, taken in seconds.items()}
+    quality = {name: mean_psnr(work.squared_errors(torch.cat(images))) for name, images in found.items()}
+    return _result(workload, trials, each, quality | {OURS: mean_psnr(work.squared_errors(ours))})
 
 
 def _ours(workload: Workload, work: SingleImages) -> Tensor:
@@ -137,44 +150,62 @@ def _ours(workload: Workload, work: SingleImages) -> Tensor:
     return found.images[:, 0]
 
 
-def _peer(workload: Workload, work: SingleImages, trial: int, draws: torch.Generator) -> Tensor:
+def _plain_loop(workload: Workload, work: SingleImages, trial: int, start: Tensor) -> Tensor:
     return published_cosine(
         work.model,
         work.updates[trial],
         work.labels[trial],
-        shape=(1, *work.network.image_shape),
         normalisation=work.normalisation,
         iterations=workload.iterations,
         total_variation=workload.total_variation,
-        generator=draws,
+        start=start,
     )
 
 
-def _result(workload: Workload, ours: float, peer: float, *, ours_error: Tensor, peer_error: Tensor) -> CaseResult:
-    quality, published = mean_psnr(ours_error), mean_psnr(peer_error)
-    trials, iterations = len(ours_error), workload.iterations
-    return CaseResult(
-        f"cosine, {workload.name}",
-        (
+def _public(workload: Workload, work: SingleImages, trial: int, start: Tensor) -> Tensor:
+    return breaching_cosine(
+        work.model,
+        work.updates[trial],
+        work.labels[trial],
+        shape=work.network.image_shape,
+        normalisation=work.normalisation,
+        iterations=workload.iterations,
+        total_variation=workload.total_variation,
+        start=start,
+    )
+
+
+def _result(workload: Workload, trials: int, seconds: dict[str, float], quality: dict[str, float]) -> CaseResult:
+    figures = []
+    peers = [name for name in seconds if name != OURS]
+    for name in peers:
+        decides = name == peers[-1]
+        figures += [
             Figure(
-                f"cosine, {workload.name}, {trials} trials: per trial and iteration",
-                peer / ours,
+                f"cosine, {workload.name}, {trials} trials: per trial and iteration, against {name}",
+                seconds[name] / seconds[OURS],
                 "x",
-                workload.required,
-                workload.aim,
-                detail=f"peer {seconds_as_text(peer)}, ours {seconds_as_text(ours)}",
+                workload.required if decides else None,
+                workload.aim if decides else None,
+                detail=f"peer {seconds_as_text(seconds[name])}, ours {seconds_as_text(seconds[OURS])}",
             ),
             Figure(
-                f"cosine, {workload.name}: difference of mean PSNR from the peer",
-                abs(quality - published),
+                f"cosine, {workload.name}: difference of mean PSNR from {name}",
+                abs(quality[OURS] - quality[name]),
                 "dB",
                 QUALITY,
                 lower_is_better=True,
-                detail=f"peer {published:.2f} dB, ours {quality:.2f} dB",
+                detail=f"peer {quality[name]:.2f} dB, ours {quality[OURS]:.2f} dB",
             ),
-        ),
+        ]
+    missing = () if PUBLIC in seconds else (f"the public implementation is not installed: {INSTALL}",)
+    return CaseResult(
+        f"cosine, {workload.name}",
+        tuple(figures),
         (
-            f"{trials} victims of {workload.dataset}, one trial each from the same starts as the peer's, {iterations} "
-            f"iterations, total variation {workload.total_variation:g}, labels given to both; CPU time of one thread",
+            f"{trials} victims of {workload.dataset}, one trial each from the same starts as the peers', "
+            f"{workload.iterations} iterations, total variation {workload.total_variation:g}, labels given to all; "
+            "CPU time of one thread",
+            *missing,
         ),
     )

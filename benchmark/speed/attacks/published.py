@@ -22,12 +22,11 @@ def published_cosine(
     gradient: Mapping[str, Tensor],
     label: int | Tensor,
     *,
-    shape: tuple[int, ...],
     normalisation: Normalisation,
     iterations: int,
     total_variation: float,
     rate: float = 0.1,
-    generator: torch.Generator,
+    start: Tensor,
 ) -> Tensor:
     """Inverting Gradients (Geiping et al. 2020, eq. 4): the last iterate of one trial.
 
@@ -38,22 +37,20 @@ def published_cosine(
         model: the network at the weights that the gradient was taken at, in the mode that it was taken in.
         gradient: the observed gradient, by the model's parameter names.
         label: of the image, or labels [m] of the batch.
-        shape: (C, H, W) of one image, or (m, C, H, W) of a batch.
         normalisation: of the client's pixels.
         iterations: 4,800 in the paper.
         total_variation: weight of the mean absolute differences of neighbours.
         rate: Adam's first rate, in normalised pixels.
-        generator: source of the start, N(0, 1) in normalised pixels.
+        start: N(0, 1) in the paper, in normalised pixels, [m, C, H, W].
 
     Returns:
         Pixels in [0, 1], [m, C, H, W].
     """
-    batch = shape if len(shape) == 4 else (1, *shape)
     parameters = [parameter for name, parameter in model.named_parameters() if name in gradient]
     observed = [gradient[name] for name, _ in model.named_parameters() if name in gradient]
     labels = torch.as_tensor(label).reshape(-1)
-    image = torch.randn(batch, generator=generator).requires_grad_()
-    lowest, highest = (normalisation.apply(value) for value in (torch.zeros(batch), torch.ones(batch)))
+    image = start.clone().requires_grad_()
+    lowest, highest = (normalisation.apply(value) for value in (torch.zeros_like(start), torch.ones_like(start)))
     optimiser = torch.optim.Adam([image], lr=rate)
     milestones = [int(iterations * part) for part in (3 / 8, 5 / 8, 7 / 8)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, gamma=0.1)
