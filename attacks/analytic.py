@@ -16,7 +16,7 @@ from attacks.base import ATTACKS, Attack, Budget, History, Need, Reconstruction,
 from attacks.engine.gradients import SingleGradient, select_trials
 from attacks.engine.labels import last_layer_labels
 from attacks.engine.objectives import has_signal, squared_distance
-from attacks.inversion.chain import Chain, chain_of
+from attacks.inversion.chain import Chain, invertible_chain
 from attacks.inversion.layerwise import Effort, invert
 from attacks.matching import mean_gradient
 from attacks.sharing import plain_model, sharing_weights
@@ -71,7 +71,7 @@ class Analytic(Attack):
     def lacks(self, observation: Observation) -> str | None:
         """A network that it can take apart: the first operation that it cannot undo, by the name of its node."""
         try:
-            chain_of(observation.network)
+            invertible_chain(observation.network)
         except UsageError as error:
             return f"a network that can be inverted layer by layer: {error}"
         update = {spec.name: torch.zeros(1, *spec.shape) for spec in _parameters(observation)}
@@ -131,7 +131,7 @@ class _Trials:
 
     def __init__(self, observation: Observation, device: str) -> None:
         before = {name: tensor.to(device) for name, tensor in plain_model(observation).before.items()}
-        self.chain = chain_of(observation.network)
+        self.chain = invertible_chain(observation.network)
         self._weights = {spec.name: before.pop(spec.name) for spec in _parameters(observation)}
         self._classes = observation.network.class_count
         self._normalisation = Normalisation(observation.mean, observation.deviation)

@@ -96,7 +96,7 @@ class Chain:
 
 
 @functools.lru_cache(maxsize=8)
-def chain_of(network: Network) -> Chain:
+def invertible_chain(network: Network) -> Chain:
     """Trace the network up to its first fully connected layer with a bias.
 
     Raises:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.inversion.chain import Pool, chain_of
+from attacks.inversion.chain import Pool, invertible_chain
 from federation.errors import UsageError
 from federation.models import build_model
 from federation.network import Network
@@ -22,7 +22,7 @@ def network(build: Callable[[], nn.Module], image: tuple[int, int, int] = IMAGE)
 
 
 def test_layers_and_what_follows_them() -> None:
-    chain = chain_of(Network(lambda: build_model("lenet5", (1, 28, 28), 10, seed=0), (1, 28, 28), 10))
+    chain = invertible_chain(Network(lambda: build_model("lenet5", (1, 28, 28), 10, seed=0), (1, 28, 28), 10))
     assert [layer.name for layer in chain.layers] == ["conv1", "conv2", "fc1"]
     assert [layer.outputs for layer in chain.layers] == [(6, 28, 28), (16, 10, 10), (120, 1, 1)]
     assert [[isinstance(done, Pool) for done in layer.after] for layer in chain.layers] == [[False, True]] * 2 + [[]]
@@ -44,7 +44,7 @@ class Functional(nn.Module):
 
 
 def test_nothing_hangs_on_names() -> None:
-    chain = chain_of(network(Functional))
+    chain = invertible_chain(network(Functional))
     assert [(layer.name, layer.linear) for layer in chain.layers] == [("pool", False), ("relu", True)]
     convolution = chain.layers[0]
     assert (convolution.kernel, convolution.stride, convolution.dilation) == ((3, 2), (2, 1), (1, 2))
@@ -61,7 +61,7 @@ def test_it_stops_at_the_first_layer_that_tells_its_own_input() -> None:
         )
         return nn.Sequential(layers | {"norm": nn.BatchNorm1d(6), "last": nn.Linear(6, 4)})
 
-    assert [layer.name for layer in chain_of(network(build)).layers] == ["free", "biased"]
+    assert [layer.name for layer in invertible_chain(network(build)).layers] == ["free", "biased"]
 
 
 class Residual(nn.Module):
@@ -112,4 +112,4 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_what_cannot_be_inverted_is_refused_by_name(case: str) -> None:
     build, message = REFUSED[case]
     with pytest.raises(UsageError, match=message):
-        chain_of(network(build))
+        invertible_chain(network(build))

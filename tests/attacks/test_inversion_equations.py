@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from attacks.inversion.chain import Layer, chain_of
+from attacks.inversion.chain import Layer, invertible_chain
 from attacks.inversion.columns import Columns
 from attacks.inversion.equations import LayerEquations, Sides, layer_equations
 from attacks.inversion.layerwise import input_of_linear
@@ -89,7 +89,7 @@ def chain_layer(*after: nn.Module) -> Layer:
         module(torch.zeros(1, 2, 5, 4))
         return module
 
-    return chain_of(Network(whole, (2, 5, 4), 4)).layers[0]
+    return invertible_chain(Network(whole, (2, 5, 4), 4)).layers[0]
 
 
 def equations(layer: Layer, truth: Tensor, seed: int = 3) -> LayerEquations:
