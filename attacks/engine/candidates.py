@@ -45,4 +45,5 @@ class Layout:
 
     def with_images(self, point: Tensor, images: Tensor) -> Tensor:
         """The point [T, D] with its images replaced by `images` [T, m, C, H, W]."""
-        return torch.cat([images.flatten(1), point[:, self.image_values :]], dim=1)
+        flat = images.flatten(1)
+        return torch.cat([flat, point[:, self.image_values :]], dim=1) if self.joint_labels else flat

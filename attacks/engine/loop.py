@@ -96,6 +96,7 @@ def match_gradients(
         evaluator = compiled_evaluator(problem, min(width, len(pending)))
     else:
         evaluator = eager_evaluator(problem)
+    report = _Report(pending, layout, normalisation, evaluations, progress, trace)
     best = minimise(
         optimiser,
         start[pending],
@@ -103,7 +104,7 @@ def match_gradients(
         evaluations,
         width=width,
         projection=None if constraint is None else _on_points(constraint, layout),
-        report=_Report(pending, layout, normalisation, evaluations, progress, trace).step,
+        report=report.step if progress or trace else None,
     )
     result.images[pending] = normalisation.invert(layout.images(best.point))
     if labels is None:

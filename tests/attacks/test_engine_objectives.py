@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attacks.engine.objectives import cosine_distance, has_signal, squared_distance
+from attacks.engine.objectives import Objective, cosine_distance, has_signal, squared_distance
 from federation.errors import UsageError
 
 TRIALS = 3
@@ -46,6 +46,13 @@ def test_cosine_ignores_length_and_stays_in_range(seed: int, factor: float) -> N
     torch.testing.assert_close(cosine_distance(longer, ours), torch.zeros(TRIALS, dtype=torch.double))
     opposite = {name: -tensor for name, tensor in longer.items()}
     torch.testing.assert_close(cosine_distance(opposite, ours), torch.full((TRIALS,), 2.0, dtype=torch.double))
+
+
+@pytest.mark.parametrize("objective", [squared_distance, cosine_distance])
+def test_slopes_equal_finite_differences(objective: Objective) -> None:
+    ours, theirs = updates(0), updates(1)
+    values = [tensor.requires_grad_() for tensor in ours.values()]
+    assert torch.autograd.gradcheck(lambda *parts: objective(dict(zip(ours, parts, strict=True)), theirs), values)
 
 
 @pytest.mark.parametrize("objective", [squared_distance, cosine_distance])
