@@ -3,6 +3,7 @@
 from attacks import analytic, cosine, cosine_update, dlg, idlg
 from attacks.adaptive import (
     aggregate,
+    collusion,
     difference,
     exponent_leak,
     isolation,
@@ -18,6 +19,7 @@ from attacks.adaptive import (
 __all__ = [
     "aggregate",
     "analytic",
+    "collusion",
     "cosine",
     "cosine_update",
     "difference",
