@@ -72,7 +72,7 @@ class LBFGSSearch:
         """Accept or shorten or lengthen each trial's step; those that accept choose their next direction."""
         finite = value.isfinite() & gradient.isfinite().all(1)
         first = ~self._begun
-        step, change = self.point - self._base, gradient - self._gradient
+        step = self.point - self._base
         accepted, given_up = self._search_line(value, gradient, finite)
         if first.any():
             self._begun = self._begun | first
@@ -80,10 +80,7 @@ class LBFGSSearch:
             self._goal = torch.where(first, self._options.tolerance * value, self._goal)
             self._value = torch.where(first, value, self._value)
             self._gradient = torch.where(first[:, None], gradient, self._gradient)
-        # the curvature along a step that is remembered is clearly positive
-        least = torch.finfo(step.dtype).eps * step.norm(dim=1) * change.norm(dim=1)
-        curved = accepted & ((step * change).sum(1) > least)
-        self._turn(accepted | given_up | first, given_up | first, curved, step, change)
+        self._turn(accepted | given_up | first, given_up | first, accepted, step)
         flat = self._slope >= 0
         self.stopped = self.stopped | self.failed | flat | (self._value <= self._goal)
         ahead = self._base + self._step[:, None] * self._direction
@@ -136,14 +133,14 @@ class LBFGSSearch:
         tenth = 0.1 * self._step
         return torch.where(minimiser.isfinite(), minimiser, tenth).clamp(tenth, 0.5 * self._step)
 
-    def _turn(self, turning: Tensor, restart: Tensor, curved: Tensor, step: Tensor, change: Tensor) -> None:
+    def _turn(self, turning: Tensor, restart: Tensor, accepted: Tensor, step: Tensor) -> None:
         """Give the trials in `turning` a new direction and a fresh bracket.
 
-        Those in `restart` forget their history; those in `curved` remember their step and the change of the gradient.
+        Those in `restart` forget their history; those in `accepted` remember their step and what it told.
         """
         if not turning.any():
             return
-        direction = -self._memory.follow(curved, step, change, self._gradient)
+        direction = -self._memory.follow(accepted, step, self._gradient)
         self._memory.forget(restart)
         downhill = (direction * self._gradient).sum(1) < 0
         steepest = restart | ~downhill

@@ -93,14 +93,16 @@ def test_curvature_memory_equals_explicit_bfgs_matrices() -> None:
     memory = CurvatureMemory(trials, length, history, torch.zeros((), dtype=torch.double))
     matrices, _ = quadratics(trials, length)
     pairs: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(trials)]
-    for number in range(7):
+    gradient = starts(trials, length, seed=9)
+    torch.testing.assert_close(memory.follow(torch.zeros(3, dtype=torch.bool), gradient, gradient), gradient)
+    for number in range(11):
         step = starts(trials, length, seed=10 + number)
         change = torch.einsum("tij,tj->ti", matrices, step)
-        chosen = torch.tensor([True, number % 2 == 0, number < 2])
-        gradient = starts(trials, length, seed=20 + number)
-        found = memory.follow(chosen, step, change, gradient)
+        stepped = torch.tensor([True, number % 2 == 0, number < 2])
+        gradient = torch.where(stepped[:, None], gradient + change, starts(trials, length, seed=30 + number))
+        found = memory.follow(stepped, step, gradient)
         for trial in range(trials):
-            if chosen[trial]:
+            if stepped[trial]:
                 pairs[trial].append((step[trial].numpy(), change[trial].numpy()))
             s, y = pairs[trial][-1]
             inverse = np.eye(length) * (s @ y) / (y @ y)
@@ -110,9 +112,38 @@ def test_curvature_memory_equals_explicit_bfgs_matrices() -> None:
             np.testing.assert_allclose(found[trial], inverse @ gradient[trial].numpy(), rtol=1e-7, atol=1e-9)
 
     memory.forget(torch.tensor([False, True, False]))
-    after = memory.follow(torch.zeros(3, dtype=torch.bool), step, change, gradient)
+    after = memory.follow(torch.zeros(3, dtype=torch.bool), step, gradient)
     torch.testing.assert_close(after[1], gradient[1])
     torch.testing.assert_close(after[[0, 2]], found[[0, 2]])
+
+
+def test_curvature_that_is_not_clearly_positive_is_left_out() -> None:
+    memory = CurvatureMemory(3, 4, 5, torch.zeros(()))
+    stepped, step = torch.ones(3, dtype=torch.bool), torch.eye(4)[:3]
+    memory.follow(~stepped, step, torch.zeros(3, 4))
+    slope = torch.tensor([2.0, -2.0, 0.0])[:, None] * step
+    found = memory.follow(stepped, step, slope)
+    torch.testing.assert_close(found, torch.stack([slope[0] / 2, slope[1], slope[2]]))
+
+
+def test_single_precision_remembers_a_search_as_well_as_double() -> None:
+    """Along a search on a badly conditioned quadratic that overwrites its 40 pairs several times."""
+    scales = torch.logspace(0, 4, 200, dtype=torch.double)
+    single, double = (
+        CurvatureMemory(2, 200, 40, torch.zeros((), dtype=dtype)) for dtype in (torch.float, torch.double)
+    )
+    stepped = torch.ones(2, dtype=torch.bool)
+    gradient = first = starts(2, 200)
+    single.follow(~stepped, gradient.float(), gradient.float())
+    direction = double.follow(~stepped, gradient, gradient)
+    for number in range(200):
+        length = 0.9 * (direction * gradient).sum(1) / (scales * direction.square()).sum(1)  # short of the minimum
+        step = -length[:, None] * direction
+        gradient = gradient + scales * step
+        direction = double.follow(stepped, step, gradient)
+        error = single.follow(stepped, step.float(), gradient.float()) - direction
+        assert (error.norm(dim=1) < 1e-5 * direction.norm(dim=1)).all(), f"after {number + 1} pairs"
+    assert (gradient.norm(dim=1) < 0.1 * first.norm(dim=1)).all()
 
 
 def test_lbfgs_reaches_the_minima_of_quadratics() -> None:
