@@ -15,8 +15,8 @@ from scipy.sparse.linalg import lsmr
 
 from attacks.adaptive.grid.colours import channel_orders, with_channels_in
 from attacks.adaptive.grid.gains import LayerKey
-from attacks.adaptive.grid.layer import recover_layer
-from attacks.adaptive.grid.template import ConvolutionTemplate, Floats
+from attacks.adaptive.grid.mixed import OpenedLayer, open_mixed
+from attacks.adaptive.grid.template import ConvolutionTemplate, Floats, Integers
 from federation.errors import UsageError
 
 _ROUNDS = 100
@@ -46,6 +46,7 @@ def recover_images(
     template: ConvolutionTemplate,
     *,
     grey_levels: bool = False,
+    blocks: Integers | None = None,
 ) -> RecoveredImages:
     """Open keyed images.
 
@@ -56,43 +57,53 @@ def recover_images(
         template: the layer's public shape.
         grey_levels: whether the ciphertexts were stored as pictures: each stretched by some unknown contrast and
             brightness and rounded, as 8-bit images are.
+        blocks: [blocks, m], the entries of each block where the key mixes pixels within blocks (`mixed.block_entries`);
+            its map on m entries is invertible and the same in all blocks. Where mixing makes the sum of the key's entries
+            negative, the images come out as their negatives.
 
     Raises:
-        UsageError: for ciphertexts of another size.
+        UsageError: for ciphertexts or blocks of another size.
         KeyNotFoundError: where the layer does not give its key away.
     """
-    key = recover_layer(layer, template)
-    places = key.places.columns
-    read = places[:, 0] >= 0
+    opened = OpenedLayer.of_monomial(layer, template) if blocks is None else open_mixed(layer, template, blocks)
+    key, decoder = opened.key, opened.decoder
     flat = np.asarray(ciphertexts, np.float64)
     if flat.ndim != 2 or flat.shape[1] not in (layer.shape[1] - 1, layer.shape[1]):
         raise UsageError(f"keyed images are [N, {layer.shape[1] - 1}] or one more for the 1, not {flat.shape}")
-    factors = 1 / key.columns
-    values = flat[:, places] * factors  # [N, pixels, inputs]
-    offsets = _offsets(layer, key) if key.offsets else np.zeros_like(factors)
-    shape = template.inputs, *template.source
+    flat = flat[:, : layer.shape[1] - 1]
+
+    def without_key(keyed: Floats) -> Floats:
+        """[..., pixels, inputs] from vectors of keyed entries, [..., entries]: all but the offsets."""
+        return np.asarray(keyed[..., key.places.columns] / key.columns)
+
+    values = without_key((decoder @ flat.T).T)
+    light = without_key(decoder.sum(axis=1))  # of one more grey level in every keyed pixel
+    offsets = _offsets(opened) if key.offsets else np.zeros_like(light)
+    shape = template.image_shape
     if grey_levels:
-        directions = [_as_maps(part, shape) for part in (factors, offsets) if np.ptp(part[read]) > 0]
+        read = key.places.columns[:, 0] >= 0
+        directions = [_as_maps(part, shape) for part in (light, offsets) if np.ptp(part[read]) > 0]
         maps = np.stack([_smoothest(image, directions) for image in _as_maps(values, shape)])
     else:
         maps = _as_maps(values + offsets, shape)
     orders = channel_orders(maps, template)
-    rounding = _as_maps(factors[None] / 2 if grey_levels else np.zeros_like(factors)[None], shape)
+    step = without_key(abs(decoder).sum(axis=1))[None] / 2 if grey_levels else np.zeros_like(light)[None]
+    rounding = _as_maps(step, shape)
     return RecoveredImages(
         _stretched(with_channels_in(maps, orders), with_channels_in(rounding, orders)), template.symmetries, key
     )
 
 
-def _offsets(layer: scipy.sparse.csr_array, key: LayerKey) -> Floats:
+def _offsets(opened: OpenedLayer) -> Floats:
     """[pixels, inputs]: z in x = u / g + z. The bias column without its gains is b + K z, in which both are unknown."""
-    template = key.template
-    kernels = key.kernels(layer).reshape(template.outputs, -1)
+    key, template = opened.key, opened.key.template
+    kernels = key.kernels(opened.layer).reshape(template.outputs, -1)
     layout, weights = template.layout, template.outputs * template.inputs * template.taps
     matrix = layout.matrix(np.append(kernels.ravel(), np.zeros(layout.value_count - weights)))[:-1, :-1]
     channel = np.repeat(np.arange(template.outputs), template.locations)
     ones = scipy.sparse.csr_array((np.ones(len(channel)), (np.arange(len(channel)), channel)))
     design = scipy.sparse.hstack([matrix, ones], format="csr")
-    column = key.bias_column(layer).T.ravel()
+    column = key.bias_column(opened.layer).T.ravel()
     solution = lsmr(design, column, atol=1e-13, btol=1e-13, conlim=0, maxiter=20 * design.shape[1])[0]
     return np.asarray(solution[: matrix.shape[1]].reshape(template.inputs, template.pixels).T)
 

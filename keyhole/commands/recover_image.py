@@ -15,6 +15,7 @@ import scipy.sparse
 import torch
 import typer
 
+from attacks.adaptive.grid.mixed import BlockOrder, block_entries
 from attacks.adaptive.grid.template import ConvolutionTemplate
 from attacks.adaptive.keynet_image import RecoveredImages, recover_images
 from benchmark.metrics.image_files import read_image, write_image
@@ -76,24 +77,37 @@ def recover_image(
             "leaves open.",
         ),
     ] = 0,
+    block: Annotated[
+        str | None,
+        typer.Option(
+            metavar="B|HxW", help="The key mixes pixels within blocks of this size, alike in all blocks: 4 or 4x4."
+        ),
+    ] = None,
+    block_order: Annotated[
+        BlockOrder, typer.Option(help="Blocks are tiles of the image, or runs of as many pixels along its lines.")
+    ] = "tiles",
+    negative: Annotated[bool, typer.Option("--negative", help="Write the images' negatives.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines, for other programs.")] = False,
 ) -> None:
     """Open keyed images (Key-Net's encrypted inference) without any key.
 
     The layer's key, a permutation of pixels with gains and offsets, is read off the layer itself. Brightness and
-    contrast of each image stay open, and poses (reflections and turns) that the layer cannot tell apart. Nothing that
-    is read is unpickled. See docs/keynet-image.md.
+    contrast of each image stay open, and poses (reflections and turns) that the layer cannot tell apart. With --block
+    the key may mix pixels too; then an image and its negative may be exchanged. Nothing that is read is unpickled. See
+    docs/keynet-image.md.
 
     Example: keyhole recover-image layer.npz keyed/ --shape 1x28x28 --outputs 6 --kernel 5 --padding 2
     """
     begun = time.perf_counter()
     template, matrix = _opened(layer, shape, outputs, kernel, stride, padding)
     keyed = _read_images(images)
-    found = recover_images(matrix, keyed.values, template, grey_levels=keyed.grey_levels)
+    blocks = None if block is None else block_entries(template.image_shape, _pair("--block", block), block_order)
+    found = recover_images(matrix, keyed.values, template, grey_levels=keyed.grey_levels, blocks=blocks)
     if pose not in found.poses:
         raise UsageError(f"--pose {pose}: this layer leaves open poses {', '.join(map(str, found.poses))}")
     files = [out / f"{name}.png" for name in keyed.names]
-    for file, picture in zip(files, to_eight_bit(torch.from_numpy(template.moved(found.images, pose))), strict=True):
+    opened = torch.from_numpy(template.moved(found.images, pose))
+    for file, picture in zip(files, to_eight_bit(1 - opened if negative else opened), strict=True):
         write_image(file, picture)
     findings = _findings(found) | {"seconds": round(time.perf_counter() - begun, 3)}
     if as_json:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from attacks.adaptive.grid.mixed import block_entries
 from attacks.adaptive.keynet_image import recover_images
 from benchmark.speed.attacks import keynet, keynet_pixels
 from benchmark.speed.attacks.figures import CaseResult, Figure
 from benchmark.speed.attacks.keynet import Effort, measure
+from benchmark.speed.attacks.keynet_blocks import BlockKey
 from benchmark.speed.attacks.keynet_leaks import keyed_images, leak_figures
 from benchmark.speed.attacks.keynet_pixels import KeyedLayer, as_pictures, best_psnr, keyed_layers, lenet5
 from defenses.keynet.pixel_defense import KeyNetToeplitz
@@ -48,6 +50,8 @@ def test_every_figure_is_there_with_what_it_has_to_reach(measured: CaseResult) -
         "keynet-grid, LeNet-5 conv2: seconds a layer": ("s", 10, 1),
         "keynet-image, permutation and gains up to 101x, 8-bit: PSNR": ("dB", 38, 41),
         "keynet-image: seconds for 2 images": ("s", 5, 1),
+        "keynet-image, pixels mixed in 4x4 blocks, 8-bit: PSNR": ("dB", 30, 35),
+        "keynet-image, pixels mixed in blocks: seconds for 2 images": ("s", 5, 1),
         "4 leaks of mnist5k": ("dB", None, None),
     }
     found = {figure.name: (figure.unit, figure.required, figure.aim) for figure in measured.figures}
@@ -94,6 +98,19 @@ def test_images_need_the_key_of_their_own_layer(first_layer: KeyedLayer) -> None
     pictures = as_pictures(keynet_pixels.encrypt_images(images.double() / 255, key)[:, :-1])
     found = recover_images(first_layer.matrix, pictures, first_layer.template, grey_levels=True)
     assert best_psnr(found.images[:, 0], images[:, 0].numpy(), found.poses).max() < 20
+
+
+def test_a_block_key_mixes_and_is_undone() -> None:
+    images = load_dataset("mnist5k").victims.images[:2].flatten(1).numpy()
+    key = BlockKey.draw(block_entries((1, 28, 28), (4, 4), "tiles"), SecretRoot(bytes(32)).reader())
+    gains = key.inside.sum(1)
+    assert 1 <= gains.min() < gains.max() <= 2
+    np.testing.assert_allclose((key.inside / gains[:, None]).sum(0), 1.0, atol=1e-9)
+    assert np.count_nonzero(key.inside) > key.inside.shape[0]
+    keyed = key.encrypted(images)
+    assert np.corrcoef(keyed.ravel(), images.ravel())[0, 1] < 0.9
+    opened = key.inverse @ np.vstack([keyed.T, np.ones((1, 2))])
+    np.testing.assert_allclose(opened[:-1].T, images, atol=1e-9)
 
 
 @pytest.mark.parametrize("gain_range", [1.0, 2.0])

@@ -185,7 +185,7 @@ def test_a_run_passes_the_gate_against_itself(invoke: Invoke, finished: Any, tmp
 
 
 def test_a_reader_that_goes_away_is_no_error(subprocess_environment: dict[str, str]) -> None:
-    command = f"'{sys.executable}' -c 'from keyhole.main import main; main()' list tasks | head -c 7"
+    command = f"'{sys.executable}' -m keyhole list tasks | head -c 7"
     shown = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, env=subprocess_environment, check=False
     )

@@ -20,6 +20,12 @@ import scipy.sparse
 from PIL import Image
 from typer.testing import Result
 
+from attacks.adaptive.grid.mixed import block_entries
+from attacks.adaptive.grid.template import ConvolutionTemplate
+from benchmark.speed.attacks.keynet_blocks import BlockKey
+from federation.datasets import load_dataset
+from federation.secret_root import SecretRoot
+
 pytestmark = pytest.mark.usefixtures("surroundings")
 
 Invoke = Callable[..., Result]
@@ -109,6 +115,50 @@ def test_exact_numbers_open_exactly_in_any_pose_that_is_open(made: Path, invoke:
         assert result.exit_code == 0, result.output
     first, turned = (np.asarray(Image.open(f"{pose}/0000.png")) for pose in range(2))
     np.testing.assert_array_equal(np.rot90(first), turned)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A first layer whose key mixes pixels within 4x4 tiles, and two digits under that key, as files."""
+    folder = tmp_path_factory.mktemp("mixed")
+    key = BlockKey.draw(block_entries((1, 28, 28), (4, 4), "tiles"), SecretRoot(bytes(32)).reader())
+    template = ConvolutionTemplate.of((1, 28, 28), 6, (5, 5), padding=(2, 2))
+    values = np.random.default_rng(0).uniform(-0.2, 0.2, template.layout.value_count)
+    scipy.sparse.save_npz(folder / "layer.npz", scipy.sparse.csr_array(template.layout.matrix(values) @ key.inverse))
+    np.save(folder / "images.npy", key.encrypted(load_dataset("mnist5k").victims.images[:2].flatten(1).numpy()))
+    return folder / "layer.npz", folder / "images.npy"
+
+
+def test_mixed_blocks_open_where_they_are_named(mixed: tuple[Path, Path], invoke: Invoke) -> None:
+    result = invoke("recover-image", *mixed, *SHAPE, "--block", "4")
+    assert result.exit_code == 0, result.output
+    assert "offsets: yes\n" in result.stdout
+    truth = load_dataset("mnist5k").victims.images[0, 0].numpy()
+    opened = np.asarray(Image.open("recovered/0000.png"))
+    poses = [np.rot90(side, turns) for side in (opened, opened.T) for turns in range(4)]
+    assert max(np.corrcoef(pose.ravel(), truth.ravel())[0, 1] for pose in poses) > 0.999
+    assert invoke("recover-image", *mixed, *SHAPE, "--block", "4x4", "--negative", "--out", "dark").exit_code == 0
+    assert np.abs(np.asarray(Image.open("dark/0000.png"), int) + opened - 255).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ([], "do not stand where"),
+        (["--block", "7"], "do not stand where"),
+        (["--block", "4", "--block-order", "lines"], "do not stand where"),
+        (["--block", "5"], "do not fill"),
+        (["--block", "0"], "do not fill"),
+        (["--block", "4x"], "written like 5x5"),
+    ],
+    ids=" ".join,
+)
+def test_blocks_that_are_not_the_keys_are_one_line(
+    mixed: tuple[Path, Path], invoke: Invoke, one_line: Callable[..., str], options: list[str], part: str
+) -> None:
+    message = one_line(invoke("recover-image", *mixed, *SHAPE, *options))
+    assert part in message, message
+    assert not Path("recovered").exists()
 
 
 class Bomb:

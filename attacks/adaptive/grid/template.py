@@ -112,6 +112,11 @@ class ConvolutionTemplate:
         return cls(step.layout, outputs, inputs, (height, width), source.shape[1:], target.shape[1:])  # type: ignore[arg-type]
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what it reads."""
+        return self.inputs, *self.source
+
+    @property
     def taps(self) -> int:
         """Taps of one kernel."""
         return self.kernel[0] * self.kernel[1]

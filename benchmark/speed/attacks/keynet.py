@@ -18,6 +18,7 @@ from attacks.base import Attack, Budget, Reconstruction, build_attack
 from benchmark.audit.chosen import CLIENTS, Choice, ChosenFederation
 from benchmark.metrics.pixel import psnr, to_eight_bit
 from benchmark.speed.attacks.figures import CaseResult, Figure
+from benchmark.speed.attacks.keynet_blocks import block_figures
 from benchmark.speed.attacks.keynet_leaks import leak_figures
 from benchmark.speed.attacks.keynet_pixels import grid_figures, image_figures
 from benchmark.speed.measure import Stage, quiet
@@ -78,6 +79,7 @@ def measure(progress: Stage = quiet, *, effort: Effort | None = None) -> CaseRes
         "keynet-gauge": lambda: gauge_figures(digits, effort),
         "keynet-grid": lambda: grid_figures(effort.repeats),
         "keynet-image": lambda: image_figures(digits.victims.images[: effort.images], effort.repeats),
+        "keynet-image, blocks": lambda: block_figures(digits.victims.images[: effort.images], effort.repeats),
         "keynet-statistics": lambda: leak_figures(digits, effort.leaks),
     }
     for done, (name, part) in enumerate(parts.items()):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.sparse.linalg
 
 from attacks.adaptive.grid.template import ConvolutionTemplate, KeyNotFoundError
 from attacks.adaptive.keynet_image import RecoveredImages, recover_images
@@ -146,6 +147,23 @@ def best_match(found: RecoveredImages, truth: np.ndarray) -> float:
             ours, theirs = (part.reshape(12, -1) for part in (found.images, turned[:, list(order)]))
             scores.append(min(np.corrcoef(*pair)[0, 1] for pair in zip(ours, theirs, strict=True)))
     return max(scores)
+
+
+def test_permuted_rows_with_gains_do_not_help(digits: np.ndarray) -> None:
+    """What the output's key does to the rows costs the attack nothing, not even at gains up to 101."""
+    scheme = Scheme.drawn(0, gain=101.0)
+    pictures = as_pictures(scheme.encrypted(digits))
+    inverse = scipy.sparse.linalg.inv(scipy.sparse.csc_array(scheme.image_key))
+    generator = np.random.default_rng(1)
+    plain = LENET.layout.matrix(generator.uniform(-0.2, 0.2, LENET.layout.value_count)) @ inverse
+    rows = LENET.layout.shape[0] - 1
+    gains, order = np.append(generator.uniform(1, 101, rows), 1.0), np.append(generator.permutation(rows), rows)
+    reached = [
+        psnr(recover_images(scipy.sparse.csr_array(layer), pictures, LENET, grey_levels=True).images, digits)
+        for layer in (plain, scipy.sparse.diags_array(gains) @ plain.tocsr()[order])
+    ]
+    assert min(reached) > 41
+    assert reached[0] == pytest.approx(reached[1], abs=0.5)
 
 
 def soft_layer() -> scipy.sparse.csr_array:
