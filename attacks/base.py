@@ -15,7 +15,7 @@ from federation.errors import UsageError
 from federation.messages import Transcript
 from federation.options import build_with_options
 from federation.registry import Registry, load_class_from_file
-from federation.threat import Ciphertext, Nothing, Observation, Oracle, PlainModel, SparseLayers, Victim
+from federation.threat import Ciphertext, KeyedImage, Nothing, Observation, Oracle, PlainModel, SparseLayers, Victim
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "keyhole.attacks")
 
@@ -28,6 +28,7 @@ class Need(StrEnum):
 
     PLAIN_MODEL = "an update that can be evaluated as a model"
     SPARSE_LAYERS = "sparse keyed layers"
+    KEYED_IMAGES = "keyed images and the keyed layers that read them"
     SINGLE_STEP = "updates of a single local step"
     SINGLE_IMAGE = "updates made from a single image"
     AUXILIARY = "auxiliary images"
@@ -138,7 +139,7 @@ class Attack(ABC):
 
         Args:
             history: what the adversary observed.
-            victims: which updates to reconstruct; all of a cell at once.
+            victims: which updates or images to reconstruct; all of a cell at once.
             generator: the only source of randomness.
             budget: gradient evaluations and restarts.
 
@@ -161,12 +162,18 @@ READS_UPDATES = frozenset({Need.PLAIN_MODEL, Need.SPARSE_LAYERS})
 def missing_need(
     attack: type[Attack] | Attack, observation: Observation, *, apart_from: frozenset[Need] = frozenset()
 ) -> str | None:
-    """The first need of `attack`, apart from some, that `observation` does not meet, in words, or None."""
+    """The first need of `attack`, apart from some, that `observation` does not meet, in words, or None.
+
+    An attack reads updates, or keyed images if it declares so; never both.
+    """
     facts, view = observation.facts, observation.view
+    if isinstance(view, KeyedImage) and Need.KEYED_IMAGES not in attack.needs:
+        return "needs updates (it reads images)"
     always = dict.fromkeys([Need.TRANSCRIPT, Need.HELD, Need.SCHEME], True)
     met = always | {
         Need.PLAIN_MODEL: isinstance(view, PlainModel),
         Need.SPARSE_LAYERS: isinstance(view, SparseLayers),
+        Need.KEYED_IMAGES: isinstance(view, KeyedImage),
         Need.SINGLE_STEP: facts.steps == 1,
         Need.SINGLE_IMAGE: facts.steps == 1 and facts.batch_size == 1,
         Need.AUXILIARY: observation.auxiliary is not None,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors.torch
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from federation.errors import DataError
 from federation.files import write_bytes, write_text
 from federation.messages import tensors_to_bytes
 from federation.seeds import torch_generator
-from federation.threat import Observation, PlainModel, SparseLayers, Victim
+from federation.threat import KeyedImage, Observation, PlainModel, SparseLayers, Victim
 from federation.weights import Weights
 
 
@@ -232,13 +233,9 @@ def _observation_digest(observation: Observation) -> str:
         content: object = [[(name, _tensor_digest(tensor)) for name, tensor in part.items()] for part in weights]
     elif isinstance(view, SparseLayers):
         parts = [view.before, *(view.after[name] for name in sorted(view.after))]
-        content = [
-            [
-                (name, hashlib.sha256(m.data.tobytes() + m.indices.tobytes() + m.indptr.tobytes()).hexdigest())
-                for name, m in part.items()
-            ]
-            for part in parts
-        ]
+        content = [_matrices_digest(part) for part in parts]
+    elif isinstance(view, KeyedImage):
+        content = [_matrices_digest(view.layers), str(view.image.dtype), _tensor_digest(view.image)]
     else:
         content = repr(view)
     auxiliary = observation.auxiliary
@@ -262,6 +259,13 @@ def _observation_digest(observation: Observation) -> str:
         {name: dict(options) for name, options in observation.scheme.items()},
         {str(oracle): _tensor_digest(value) for oracle, value in observation.oracles.items()},
     )
+
+
+def _matrices_digest(matrices: Mapping[str, scipy.sparse.csr_array]) -> list[tuple[str, str]]:
+    return [
+        (name, hashlib.sha256(m.data.tobytes() + m.indices.tobytes() + m.indptr.tobytes()).hexdigest())
+        for name, m in matrices.items()
+    ]
 
 
 def _tensor_digest(tensor: Tensor) -> str:

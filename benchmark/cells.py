@@ -28,6 +28,7 @@ from federation.seeds import seed_for
 from federation.threat import (
     Adversary,
     Ciphertext,
+    KeyedImage,
     Knowledge,
     Nothing,
     Observation,
@@ -162,19 +163,19 @@ def _outcome(cell: Cell, observation: Observation, victims: list[Victim]) -> tup
     missing = missing_need(attack, observation)
     if missing is not None:
         return "not applicable", missing
-    if isinstance(view, PlainModel | SparseLayers):
-        if victims[0].sender not in view.after and not attack.reads_aggregate:
-            return "not applicable", "this position reads no individual update"
-        unknown = view.hidden_by - attack.undoes
-        if unknown and cell.adversary.knowledge is Knowledge.ADAPTIVE:
-            return "not evaluated", f"{attack.name} does not know how to undo {', '.join(sorted(unknown))}"
+    updates = view.after if isinstance(view, PlainModel | SparseLayers) else None
+    if updates is not None and victims[0].sender not in updates and not attack.reads_aggregate:
+        return "not applicable", "this position reads no individual update"
+    unknown = view.hidden_by - attack.undoes if isinstance(view, PlainModel | SparseLayers | KeyedImage) else None
+    if unknown and cell.adversary.knowledge is Knowledge.ADAPTIVE:
+        return "not evaluated", f"{attack.name} does not know how to undo {', '.join(sorted(unknown))}"
     return "measured", ""
 
 
 def _not_made_for(cell: Cell, view: View) -> str | None:
-    """Why an attack on particular schemes has nothing to do here: the update is hidden by another; else None."""
+    """Why an attack on particular schemes has nothing to do here: what it reads is hidden by another; else None."""
     made_for = cell.attack.made_for
-    in_clear = isinstance(view, PlainModel) and not view.hidden_by
+    in_clear = isinstance(view, PlainModel | KeyedImage) and not view.hidden_by
     if in_clear or not made_for or made_for & set(cell.plan.defense.scheme()):
         return None
     return f"made for {', '.join(sorted(made_for))}"

@@ -11,7 +11,7 @@ import torch
 from attacks.base import Need
 from attacks.engine.chain import single_gradient
 from attacks.engine.objectives import cosine_distance
-from benchmark.experiment import Experiment, ProbeVictims
+from benchmark.experiment import Experiment, KeyedImageVictims, ProbeVictims
 from benchmark.harness import CellGroup, cell_groups, training_plans
 from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace
@@ -42,7 +42,7 @@ def _training_seconds(plan: TrainingPlan) -> float:
 def _group_seconds(group: CellGroup) -> float:
     victims, images = _victims(group)
     runs = _distinct_runs(group)
-    if not runs:
+    if not runs or isinstance(group.victims, KeyedImageVictims):  # no gradients are evaluated to open images
         return 0.0
     evaluations = group.attack.evaluations * group.attack.restarts * victims
     return runs * (evaluations * images * _evaluation_seconds(_Key(group.plan)) + _SECONDS_TO_SCORE)
@@ -51,7 +51,9 @@ def _group_seconds(group: CellGroup) -> float:
 def _victims(group: CellGroup) -> tuple[int, int]:
     """(victims, images a victim)."""
     victims = group.victims
-    return (victims.count, victims.batch) if isinstance(victims, ProbeVictims) else (1, victims.images)
+    if isinstance(victims, ProbeVictims):
+        return victims.count, victims.batch
+    return (victims.count, 1) if isinstance(victims, KeyedImageVictims) else (1, victims.images)
 
 
 def _distinct_runs(group: CellGroup) -> int:

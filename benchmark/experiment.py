@@ -169,7 +169,24 @@ class RealRoundVictims(StrictModel):
     evaluations: int | None = pydantic.Field(None, ge=1)
 
 
-Regime: TypeAlias = RealRoundVictims | ProbeVictims
+class KeyedImageVictims(StrictModel):
+    """Images that a client has classified by the server, through the network of a checkpoint under keys of its own.
+
+    `eight_bit` says that keyed images are stored as 8-bit pictures on their way.
+    """
+
+    kind: ClassVar[VictimKind] = "keyed-image"
+
+    count: int = pydantic.Field(ge=1)
+    eight_bit: bool = False
+
+    @property
+    def label(self) -> str:
+        """As tables name it."""
+        return "keyed-image 8-bit" if self.eight_bit else "keyed-image"
+
+
+Regime: TypeAlias = RealRoundVictims | ProbeVictims | KeyedImageVictims
 """The victims of a cell. Its `label` is what tables call it, and tells it from the others of an experiment."""
 
 _SEVERAL_PROBES = pydantic.TypeAdapter(tuple[ProbeVictims, ...])
@@ -187,6 +204,7 @@ class Victims(StrictModel):
 
     probe: ProbeVictims | tuple[ProbeVictims, ...] | None = None
     real_round: RealRoundVictims | None = None
+    keyed_image: KeyedImageVictims | None = None
     raw: bool = False
     history: History = "snapshot"
 
@@ -213,14 +231,16 @@ class Victims(StrictModel):
     @property
     def regimes(self) -> tuple[Regime, ...]:
         """All victims that there are."""
-        return (*filter(None, [self.real_round]), *self.probes)
+        return (*filter(None, [self.real_round]), *self.probes, *filter(None, [self.keyed_image]))
 
     @pydantic.model_serializer(mode="wrap")
-    def _snapshot_unsaid(self, serialise: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the usual history: addresses and baselines from before there was another hold."""
+    def _usual_unsaid(self, serialise: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the usual history, and keyed images where there are none: earlier addresses and baselines hold."""
         content: dict[str, Any] = serialise(self)
         if self.history == "snapshot":
             content.pop("history", None)
+        if self.keyed_image is None:
+            content.pop("keyed_image", None)
         return content
 
 
@@ -331,7 +351,7 @@ class Experiment(StrictModel):
                         f"{federation.task} has a budget for {attack.name}, which is not among the attacks"
                     )
         if self.attacks and not self.victims.regimes:
-            raise ValueError("attacks need victims: give victims.probe or victims.real_round")
+            raise ValueError("attacks need victims: give victims.probe, victims.real_round or victims.keyed_image")
         if self.attacks and not self.adversaries:
             raise ValueError("attacks need adversaries: give at least one")
         return self
@@ -341,7 +361,7 @@ class Experiment(StrictModel):
         own = {attack.name: attack for attack in federation.attacks}
         chosen = tuple(own.get(attack.name, attack) for attack in self.attacks)
         real_round = self.victims.real_round
-        if kind == "probe" or real_round is None or real_round.evaluations is None:
+        if kind != "real-round" or real_round is None or real_round.evaluations is None:
             return chosen
         return tuple(attack.model_copy(update={"evaluations": real_round.evaluations}) for attack in chosen)
 

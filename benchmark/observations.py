@@ -8,7 +8,8 @@ from typing import overload
 
 import torch
 
-from benchmark.experiment import ProbeVictims, Regime
+from benchmark.experiment import KeyedImageVictims, ProbeVictims, Regime
+from benchmark.served_images import ServedImages
 from benchmark.training_files import Truth, check_observed, load_weights
 from benchmark.training_plan import TrainingPlan, observed_rounds
 from federation.messages import Transcript
@@ -18,11 +19,13 @@ from federation.threat import (
     Adversary,
     Auxiliary,
     Knowledge,
+    Nothing,
     Observation,
     Oracle,
     Position,
     TrainingFacts,
     Victim,
+    View,
     parties_of,
     readable,
 )
@@ -31,7 +34,7 @@ from federation.weights import Weights, flatten, floating
 
 
 class ObservedRounds(Sequence[Observation]):
-    """The history that an attack reads: one observation a round, loaded and decoded when it is looked at.
+    """The history that an attack reads: one observation a round or keyed image, loaded and decoded when it is looked at.
 
     It holds the rounds of one snapshot, or where the plan's victims have the history "so-far" those of all snapshots up
     to it. Victims are of that snapshot alone.
@@ -56,6 +59,7 @@ class ObservedRounds(Sequence[Observation]):
         self._oracles = oracles
         self._loaded: dict[int, Observation] = {}
         self._states = {number: _Keys(plan, number) for number, _ in self._rounds}
+        self._served = {number: ServedImages(plan, number) for number, _ in self._rounds}
         self._holds = parties_of(adversary.position, plan.colluder)
 
     def __len__(self) -> int:
@@ -83,7 +87,10 @@ class ObservedRounds(Sequence[Observation]):
         Raises:
             MalformedKeyClaim: for claims that cannot be about keys of this defense.
         """
-        keys = self._states[self._rounds[victim.observation][0]]
+        number, _ = self._rounds[victim.observation]
+        if isinstance(self._regime, KeyedImageVictims):
+            return self._served[number].score_key_claims(claims)
+        keys = self._states[number]
         return self._plan.defense.score_key_claims(
             claims,
             network=self._plan.network,
@@ -93,7 +100,7 @@ class ObservedRounds(Sequence[Observation]):
         )
 
     def victims(self) -> list[Victim]:
-        """The victims, one an observed round of the snapshot."""
+        """The victims, one an observed round or keyed image of the snapshot."""
         return [
             Victim(f"seed{self._plan.seed}/{name}", index, self._victim_sender(name), len(self.truth(index).labels))
             for index, (number, name) in enumerate(self._rounds)
@@ -107,22 +114,16 @@ class ObservedRounds(Sequence[Observation]):
     def _observe(self, position: int) -> Observation:
         plan, (number, name) = self._plan, self._rounds[position]
         position_of = self._adversary.position
-        transcript = readable(Transcript.load(plan.directory / f"{name}.transcript"), position_of, plan.colluder)
+        transcript = readable(self._sent(number, name), position_of, plan.colluder)
         sender = self._victim_sender(name)
         counts, local = self._training_of(name)
-        # the released model is deployed in clear, whatever it travels under: it is read as a client recovers it
-        opened_with = (plan.colluder,) if position_of is Position.AGGREGATE else self._holds
-        keys = self._states[number]
-        view = plan.defense.view(
-            transcript, position_of, keys.of(opened_with), network=plan.network, sample_counts=counts
-        )
         dataset = plan.workspace.dataset(plan.task)
         adaptive = self._adversary.knowledge is Knowledge.ADAPTIVE
         return Observation(
             round=number,
             transcript=transcript,
-            held=keys.of(self._holds),
-            view=view,
+            held=self._states[number].of(self._holds),
+            view=self._view(number, transcript, counts),
             scheme=plan.defense.scheme() if adaptive else {},
             facts=TrainingFacts(
                 local.learning_rate,
@@ -139,6 +140,24 @@ class ObservedRounds(Sequence[Observation]):
             oracles=self._granted(position),
             own_updates=self._own_updates(name),
         )
+
+    def _sent(self, number: int, name: str) -> Transcript:
+        """Every envelope of an observed round, or those by which a keyed image was sent."""
+        if isinstance(self._regime, KeyedImageVictims):
+            return self._served[number].transcript(name)
+        return Transcript.load(self._plan.directory / f"{name}.transcript")
+
+    def _view(self, number: int, transcript: Transcript, counts: Mapping[str, int]) -> View:
+        """What the envelopes that the position reads amount to with what it holds."""
+        plan, position = self._plan, self._adversary.position
+        if isinstance(self._regime, KeyedImageVictims):
+            if plan.clients[0] in self._holds:
+                return Nothing("this position is the owner of the images")
+            return self._served[number].view(transcript)
+        # the released model is deployed in clear, whatever it travels under: it is read as a client recovers it
+        opened_with = (plan.colluder,) if position is Position.AGGREGATE else self._holds
+        held = self._states[number].of(opened_with)
+        return plan.defense.view(transcript, position, held, network=plan.network, sample_counts=counts)
 
     @cached_property
     def _auxiliary(self) -> Auxiliary:
@@ -157,6 +176,8 @@ class ObservedRounds(Sequence[Observation]):
             cohort = dict.fromkeys([plan.clients[0], plan.colluder])
             return dict.fromkeys(cohort, regime.batch), plan.probe_training(regime)
         counts = {name: len(shard) for name, shard in zip(plan.clients, plan.shards, strict=True)}
+        if isinstance(regime, KeyedImageVictims):
+            return counts, plan.algorithm.local
         cohort_names = Transcript.load(plan.directory / f"{name}.transcript").where(
             lambda envelope: envelope.phase == "upload"
         )

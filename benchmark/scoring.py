@@ -28,7 +28,7 @@ from federation.datasets import LabelledImages
 from federation.seeds import torch_generator
 from federation.threat import Victim
 
-_SPLIT_OF = {"probe": "victims", "real-round": "training"}
+_SPLIT_OF = {"probe": "victims", "real-round": "training", "keyed-image": "victims"}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from benchmark.artefacts import Plan, digest, source_digest
-from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec, ProbeVictims, Regime, Victims
+from benchmark.experiment import (
+    Algorithm,
+    DefenseSpec,
+    FederationSpec,
+    KeyedImageVictims,
+    ProbeVictims,
+    Regime,
+    Victims,
+)
 from benchmark.training_files import snapshot_name
 from benchmark.victims import chosen_in_secret
 from benchmark.workspace import Workspace
@@ -22,6 +30,7 @@ from federation.messages import client_name
 from federation.models import MODELS, ModelBuilder
 from federation.network import Network
 from federation.partition import partition
+from federation.secret_root import SecretRoot
 from federation.seeds import numpy_generator, seed_for
 from federation.tasks import find_task
 from federation.training import LocalTraining
@@ -79,6 +88,9 @@ class TrainingPlan(Plan):
         assert all(len(shard) for shard in self.shards), "a division leaves no client empty"
         for probe, snapshot in itertools.product(self.victims.probes, self.federation.snapshot_rounds):
             self.probe_indices(probe, snapshot)
+        if self.victims.keyed_image is not None:
+            for snapshot in self.federation.snapshot_rounds:
+                self.keyed_image_indices(self.victims.keyed_image, snapshot)
 
     def stage_digests(self) -> list[str]:
         """The hashes of the files that the defense's stages come from."""
@@ -152,17 +164,28 @@ class TrainingPlan(Plan):
         They are the same at every snapshot and for every seed, unless an attack sees the probes of several snapshots: then
         they are others at each and, since there can be few at a time, of every seed.
         """
+        words = f"{probe.count} probes of {probe.batch} images"
+        return self._victim_images("probe victims", words, probe.count * probe.batch, snapshot).view(-1, probe.batch)
+
+    def keyed_image_indices(self, victims: KeyedImageVictims, snapshot: int) -> Tensor:
+        """Images of the victims split that are sent in keyed form at a snapshot: int64 [count]; chosen as for probes."""
+        return self._victim_images("keyed images", f"{victims.count} keyed images", victims.count, snapshot)
+
+    def _victim_images(self, label: str, words: str, count: int, snapshot: int) -> Tensor:
+        """`count` images of the victims split that a snapshot uses, int64; raises DataError where there are too few."""
         available = len(self.workspace.dataset(self.task).victims)
         spanning = self.victims.history == "so-far"
         rounds = self.federation.snapshot_rounds if spanning else (snapshot,)
-        if len(rounds) * probe.count * probe.batch > available:
+        if len(rounds) * count > available:
             times = f"{len(rounds)} times " if len(rounds) > 1 else ""
-            raise DataError(
-                f"{self.task}: {times}{probe.count} probes of {probe.batch} images need more than its {available} victims"
-            )
-        root = self.workspace.root.derive("probe victims", self.task, *([self.seed] if spanning else []))
-        chosen = chosen_in_secret(torch.arange(available), len(rounds) * probe.count * probe.batch, root)
-        return chosen.view(len(rounds), probe.count, probe.batch)[rounds.index(snapshot)]
+            raise DataError(f"{self.task}: {times}{words} need more than its {available} victims")
+        root = self.workspace.root.derive(label, self.task, *([self.seed] if spanning else []))
+        chosen = chosen_in_secret(torch.arange(available), len(rounds) * count, root)
+        return chosen.view(len(rounds), count)[rounds.index(snapshot)]
+
+    def inference_root(self, snapshot: int) -> SecretRoot:
+        """What the keys derive from under which images are sent at a snapshot: those of their owner, of nobody else."""
+        return self.workspace.root.derive("inference", self.task, self.defense_spec.name, self.seed, snapshot)
 
     def rounds_seen_at(self, snapshot: int) -> tuple[int, ...]:
         """The snapshots whose observed rounds an attack at this one is shown, in order, itself last."""
@@ -173,5 +196,11 @@ class TrainingPlan(Plan):
 
 def observed_rounds(plan: TrainingPlan, regime: Regime, snapshot: int) -> Iterator[str]:
     """The names of the observed rounds of one snapshot and regime of victims."""
-    numbers = plan.probe_numbers(regime) if isinstance(regime, ProbeVictims) else range(1)
+    match regime:
+        case ProbeVictims():
+            numbers = plan.probe_numbers(regime)
+        case KeyedImageVictims():
+            numbers = range(regime.count)
+        case _:
+            numbers = range(1)
     yield from (snapshot_name(regime.kind, snapshot, number) for number in numbers)

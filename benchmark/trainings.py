@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmark.costs import Traffic, peak_memory, reset_peak_memory
 from benchmark.experiment import ProbeVictims
+from benchmark.served_images import keep_keyed_images
 from benchmark.store import TrainingRow
 from benchmark.training_files import Truth, is_finished, load_row, save_row, snapshot_name
 from benchmark.training_plan import TrainingPlan
@@ -85,6 +86,8 @@ class _Training:
                 self._keep_real_round(number, record, cohort)
                 for probe in plan.victims.probes:
                     self._probe(probe, number, checkpoint)
+                if plan.victims.keyed_image is not None:
+                    keep_keyed_images(plan, plan.victims.keyed_image, number, reference)
         final = self.federation.recover(self.federation.release(algorithm.rounds, plan.clients[:1])[0])
         evaluations.append(self._evaluate(final))
         self.errors.append(largest_difference(final, expected or final))

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from torch import Tensor
 
+from defenses.inference import Inference
 from federation.errors import KeyholeError
 from federation.messages import Transcript
 from federation.network import Network
@@ -68,6 +69,11 @@ class Defense(ABC):
             network: the public architecture.
             sample_counts: public training-set sizes of the cohort.
         """
+
+    @property
+    def inference(self) -> Inference | None:
+        """How it has images classified by somebody else; None where it does not encrypt images."""
+        return None
 
     @abstractmethod
     def claims(self, network: Network) -> Mapping[str, Claim]:

@@ -6,13 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import scipy.sparse
+import torch
+from torch import Tensor
+
 from defenses.base import Claim, Magnitudes, uniform_claim
+from defenses.inference import ImageOwner, Inference
 from defenses.registry import DEFENSES
 from defenses.stages import Admit, ClientCodec, Codec, KeyMaterial, ServerCodec
 from federation.messages import tensors_from_bytes, tensors_to_bytes
 from federation.network import Network
 from federation.protocol import RoundContext
-from federation.weights import Layout, Weights, weighted_mean
+from federation.secret_root import SecretRoot
+from federation.weights import Kind, Layout, TensorSpec, Weights, weighted_mean
 
 
 @DEFENSES.register("plain")
@@ -21,6 +27,11 @@ class Plain(Codec):
     """FedAvg without protection: the full weights in float32 (safetensors) up and down."""
 
     name: ClassVar[str] = "plain"
+
+    @property
+    def inference(self) -> Inference:
+        """On images as they are."""
+        return OpenInference()
 
     def claims(self, network: Network) -> Mapping[str, Claim]:
         """Everything is in plain."""
@@ -93,3 +104,36 @@ class PlainServer(OpenServer):
             for sender, payload in uploads.items()
         }
         return self.mean(contributions, context, admit)
+
+
+class OpenInference(Inference):
+    """Inference in the clear: whoever runs the network gets it, and the images, as they are."""
+
+    def owner(self, network: Network, weights: Weights, root: SecretRoot) -> ImageOwner:
+        """An owner without keys."""
+        return OpenImageOwner(weights)
+
+    def read_network(self, payload: bytes, network: Network) -> Mapping[str, scipy.sparse.csr_array]:
+        """No layers: the network is a message that can be read, and is its weights."""
+        tensors_from_bytes(payload, network.layout, "served network")
+        return {}
+
+    def read_image(self, payload: bytes, network: Network) -> Tensor:
+        """The image, flat."""
+        spec = TensorSpec("image", network.image_shape, torch.float32, Kind.PARAMETER)
+        return tensors_from_bytes(payload, [spec], "served image")["image"].flatten()
+
+
+class OpenImageOwner(ImageOwner):
+    """The owner of images that are sent as they are, in float32."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def network(self) -> bytes:
+        """The weights."""
+        return tensors_to_bytes(self._weights)
+
+    def image(self, pixels: Tensor, *, eight_bit: bool) -> bytes:
+        """The image; nothing stretches it."""
+        return tensors_to_bytes({"image": pixels.float()})

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from defenses.base import Claim, Defense, Magnitudes
+from defenses.inference import Inference
 from defenses.keyrings import keyring_from_bytes
 from defenses.parties import StackAgent, StackClient, StackServer
 from defenses.reading import read_stack
@@ -80,6 +81,11 @@ class Stack(Defense):
     ) -> View:
         """See `Defense.view`."""
         return read_stack(self.transforms, self.codec, transcript, held, network=network, sample_counts=sample_counts)
+
+    @property
+    def inference(self) -> Inference | None:
+        """That of its codec; transforms are of weights alone, and say nothing of images."""
+        return None if self.transforms else self.codec.inference
 
     def claims(self, network: Network) -> Mapping[str, Claim]:
         """The strongest claim of any stage, per tensor."""

@@ -14,6 +14,7 @@ from typing import ClassVar, TypeAlias
 from torch import Tensor, nn
 
 from defenses.base import Claim, Magnitudes
+from defenses.inference import Inference
 from federation.messages import Envelope
 from federation.network import Network
 from federation.protocol import Exchange, RoundContext
@@ -259,6 +260,11 @@ class Codec(Stage):
 
     exchanges: ClassVar[tuple[Exchange, ...]] = ()
     quantises_updates: ClassVar[bool] = False
+
+    @property
+    def inference(self) -> Inference | None:
+        """See `Defense.inference`."""
+        return None
 
     @abstractmethod
     def client(self, name: str, material: KeyMaterial, network: Network) -> ClientCodec:

@@ -120,6 +120,23 @@ class SparseLayers:
 
 
 @dataclass(frozen=True)
+class KeyedImage:
+    """What was read is one image on its way to be classified by somebody else, and the network that classifies it.
+
+    Attributes:
+        layers: the homogeneous matrices that the image is run through, by node of the network's graph; empty where the
+            network was sent as it is.
+        image: [values] or [values + 1] with the homogeneous 1, as the network reads images; uint8 where it was stored as
+            a picture: stretched by an unknown contrast and brightness, and rounded.
+        hidden_by: secret-keyed schemes that were not undone; where there are none, layers and image are the true ones.
+    """
+
+    layers: Mapping[str, scipy.sparse.csr_array]
+    image: Tensor
+    hidden_by: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Ciphertext:
     """What was read is ciphertext, and nothing that this position holds opens it."""
 
@@ -129,12 +146,12 @@ class Ciphertext:
 
 @dataclass(frozen=True)
 class Nothing:
-    """The position reads nothing of the clients' updates."""
+    """The position reads nothing of the clients' updates or images."""
 
     reason: str
 
 
-View: TypeAlias = PlainModel | SparseLayers | Ciphertext | Nothing
+View: TypeAlias = PlainModel | SparseLayers | KeyedImage | Ciphertext | Nothing
 
 
 class Oracle(StrEnum):
@@ -210,12 +227,12 @@ class Observation:
 
 @dataclass(frozen=True)
 class Victim:
-    """What an attack is asked to reconstruct: one party's update in one observed round.
+    """What an attack is asked to reconstruct: one party's update in one observed round, or its image in one observation.
 
     Attributes:
         identifier: unique within the cell.
         observation: index into the history.
-        sender: wire name of the party whose update it is.
+        sender: wire name of the party whose update or image it is.
         image_count: how many images to reconstruct.
     """
 

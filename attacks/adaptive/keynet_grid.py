@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from attacks.adaptive.grid.colours import channel_orders, with_channels_in
 from attacks.adaptive.grid.network import Matrices, NetworkKey, open_network, opened_weights
 from attacks.adaptive.grid.pooled import FEWEST, SIGNAL, JoinedNetwork, dense_after, joined
 from attacks.adaptive.grid.template import KeyNotFoundError
 from attacks.adaptive.recovery import Recovery, WeightRecovery
 from attacks.adaptive.statistics.leaks import layer_leak
 from attacks.adaptive.statistics.public import PublicImages
+from attacks.adaptive.upright import upright
 from attacks.base import ATTACKS, Budget, History, Need, Reconstruction
 from federation.network import Network
 from federation.normalisation import Normalisation
@@ -231,28 +229,13 @@ def _findings(observation: Observation, frames: Frames, before: Weights) -> dict
     }
 
 
-@dataclass(frozen=True)
-class _Guess:
-    """All images in one of the frames and orders of channels that are left.
-
-    Attributes:
-        frame: the keys in that frame, the image's channels in that order.
-        images: [N, C, H, W] in [0, 1].
-        likeness: to public images.
-    """
-
-    frame: NetworkKey
-    images: Tensor
-    likeness: float
-
-
 def _upright(frames: Frames, found: Sequence[Reconstruction], observation: Observation) -> list[Reconstruction]:
     """Reconstructions under one key, all in the frame in which they are most like public images."""
     inverted = [item for item in found if item.recovered_weights is not None]
     if not inverted:
         return [replace(item, key_claims=frames[0].claims()) for item in found]
     images = torch.cat([item.images for item in inverted])
-    best = max(_guesses(frames, images, observation), key=lambda guess: guess.likeness)
+    best = upright(frames, images, observation)
     parts = iter(best.images.split([len(item.images) for item in inverted]))
     claims = best.frame.claims()
     return [
@@ -268,33 +251,3 @@ def _upright(frames: Frames, found: Sequence[Reconstruction], observation: Obser
         )
         for item in found
     ]
-
-
-def _guesses(frames: Frames, images: Tensor, observation: Observation) -> Iterator[_Guess]:
-    """The images, of the first frame, in every frame and order of channels."""
-    public = observation.auxiliary
-    assert public is not None, "the harness checked what this attack needs"
-    for frame in frames:
-        turned = frames[0].seen_in(frame, images).double().numpy()
-        connected = channel_orders(turned, frame.template)
-        for order in itertools.permutations(range(images.shape[1])):
-            orders = connected[:, list(order)]
-            sorted_images = torch.from_numpy(with_channels_in(turned, orders)).float()
-            pixels = _renormalised(sorted_images, observation)
-            yield _Guess(frame.with_channels_in(orders), pixels, _likeness(pixels, public.pixels))
-
-
-def _renormalised(images: Tensor, observation: Observation) -> Tensor:
-    """Images that were opened with one normalisation for all channels, with each channel's own."""
-    if images.shape[1] == 1:
-        return images
-    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in (observation.mean, observation.deviation))
-    return ((images - mean.mean()) / deviation.mean() * deviation + mean).clamp(0, 1)
-
-
-def _likeness(images: Tensor, public: Tensor) -> float:
-    """Mean over images [N, C, H, W] of the largest correlation with any public one."""
-    ours, theirs = (
-        F.normalize(part.flatten(1) - part.flatten(1).mean(1, keepdim=True), dim=1) for part in (images, public)
-    )
-    return float((ours @ theirs.T).amax(1).mean())

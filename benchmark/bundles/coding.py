@@ -20,10 +20,10 @@ from benchmark.bundles.schema import (
     SparseLayersRecord,
     ViewRecord,
 )
-from federation.errors import DataError, MalformedMessage
+from federation.errors import DataError, MalformedMessage, UsageError
 from federation.messages import Envelope, Transcript, raw_tensors_from_bytes, tensors_to_bytes
 from federation.network import Network
-from federation.threat import Auxiliary, Ciphertext, Nothing, Observation, PlainModel, SparseLayers, View
+from federation.threat import Auxiliary, Ciphertext, KeyedImage, Nothing, Observation, PlainModel, SparseLayers, View
 from federation.weights import check_layout
 
 
@@ -104,6 +104,8 @@ def _view_record(view: View, pool: Pool) -> ViewRecord:
         return SparseLayersRecord(before=_matrix_records(view.before, pool), after=layers, hidden_by=hidden)
     if isinstance(view, Ciphertext):
         return CiphertextRecord(scheme=view.scheme, byte_count=view.byte_count)
+    if isinstance(view, KeyedImage):
+        raise UsageError("a bundle holds updates, and a keyed image is none")
     return NothingRecord(reason=view.reason)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from attacks.base import Budget
 from benchmark.bundles.bundle import Bundle, BundleTruth, Split, VictimTruth
 from benchmark.bundles.files import save_bundle
-from benchmark.experiment import Experiment, Regime, validated
+from benchmark.experiment import Experiment, KeyedImageVictims, Regime, validated
 from benchmark.harness import training_plans
 from benchmark.observations import ObservedRounds
 from benchmark.store import VictimKind, read_manifest
@@ -20,7 +20,7 @@ from federation.errors import DataError, UsageError
 from federation.threat import parse_adversary
 
 SPLITS: dict[VictimKind, Split] = {"probe": "victims", "real-round": "training"}
-"""Where the victims of each kind are from."""
+"""Where the victims of each kind that a bundle may hold are from."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ def write_bundle(directory: Path, plan: TrainingPlan, wanted: Wanted) -> None:
     if wanted.snapshot not in plan.federation.snapshot_rounds:
         raise UsageError(f"round {wanted.snapshot} is not a snapshot; they are {plan.federation.snapshot_rounds}")
     regime = _regime(plan.victims.regimes, wanted)
+    if isinstance(regime, KeyedImageVictims):
+        raise UsageError(f"a bundle holds updates, and {regime.label} is none; take another regime of victims")
     history = ObservedRounds(plan, parse_adversary(wanted.adversary), regime, wanted.snapshot)
     dataset, split = plan.workspace.dataset(plan.task), SPLITS[regime.kind]
     bundle, victims = _cut(history, wanted)

@@ -12,10 +12,11 @@ import torch
 from attacks.base import Attack, Budget, missing_need
 from benchmark.conformance.attack_subject import CLEARS, EVERYONE, AttackSubject
 from benchmark.conformance.defenses import Finding
+from benchmark.conformance.images import updates_for
 from benchmark.conformance.made_for import reaches_what_it_was_made_for
 from benchmark.conformance.subject import ConformanceFailure
 from benchmark.conformance.targets import Targets
-from benchmark.conformance.updates import Updates, small_network, with_noise, with_update
+from benchmark.conformance.updates import small_network
 from benchmark.conformance.watched import PARTS, Trespasses, WatchedHistory, watched_victims
 from federation.network import Network
 from federation.secret_root import SecretRoot
@@ -84,24 +85,23 @@ def leaky_twins_change_nothing(subject: AttackSubject) -> str:
 
 
 def falls_without_signal(subject: AttackSubject) -> str:
-    """On updates that have nothing to do with any image, it returns no better than a guess."""
-    history = [with_noise(observation, index) for index, observation in enumerate(subject.updates.plain)]
-    gain = subject.attempt(history).gain
+    """On what has nothing to do with any image, it returns no better than a guess.
+
+    That is an update of noise, or an image beside a network under another key.
+    """
+    gain = subject.attempt(subject.updates.of_noise).gain
     if gain > AT_FLOOR:
-        raise ConformanceFailure(f"on updates of noise it is {gain:+.1f} dB over the floor: it sees what it must not")
+        raise ConformanceFailure(f"on what is noise it is {gain:+.1f} dB over the floor: it sees what it must not")
     return f"{gain:+.1f} dB from the floor"
 
 
 def survives_no_update(subject: AttackSubject) -> str:
-    """On an update that changes nothing it says that there was no signal, or at least returns a guess."""
-    history = [
-        with_update(observation, lambda tensor: torch.zeros_like(tensor)) for observation in subject.updates.plain
-    ]
-    attempt = subject.attempt(history)
+    """On an update that changes nothing, or an empty image, it says that there was no signal, or returns a guess."""
+    attempt = subject.attempt(subject.updates.of_nothing)
     if not bool(torch.cat([item.images for item in attempt.found]).isfinite().all()):
-        raise ConformanceFailure("on an update that changes nothing it returns pixels that are not finite")
+        raise ConformanceFailure("where there is no signal it returns pixels that are not finite")
     if attempt.gain > AT_FLOOR:
-        raise ConformanceFailure(f"on an update that changes nothing it is {attempt.gain:+.1f} dB over the floor")
+        raise ConformanceFailure(f"where there is no signal it is {attempt.gain:+.1f} dB over the floor")
     return attempt.found[0].note or "a guess"
 
 
@@ -164,7 +164,7 @@ def keeps_an_honest_trace(subject: AttackSubject) -> str:
 
 
 def tells_images_apart(subject: AttackSubject) -> str:
-    """On the updates of other images it finds those, and of the victims' own no more than a guess."""
+    """On other images, or their updates, it finds those, and of the victims' own no more than a guess."""
     attempt = subject.attempt(subject.updates.of_other_images)
     if attempt.gain > AT_FLOOR:
         raise ConformanceFailure(
@@ -214,7 +214,7 @@ def check_attack(
         network: a small network of the kind that the attack is meant for.
         budget: enough of it to work undefended.
     """
-    updates = Updates(network or small_network(), root)
+    updates = updates_for(attack, network or small_network(), root)
     subject = AttackSubject(attack, updates, budget or Budget(evaluations=200), Targets(root))
     missing = missing_need(attack, subject.updates.plain[0])
     if missing is not None:

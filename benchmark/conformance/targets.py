@@ -10,6 +10,7 @@ from torch import nn
 
 from attacks.base import Attack, Need
 from benchmark.audit.stand_in import smallest_stand_in
+from benchmark.conformance.images import updates_for
 from benchmark.conformance.updates import Updates, small_network
 from defenses.base import Defense
 from defenses.keynet.defense import KeyNet
@@ -131,7 +132,7 @@ class Targets:
     """
 
     root: SecretRoot
-    _played: dict[tuple[str, str], Played] = field(default_factory=dict)
+    _played: dict[tuple[type[Updates], str, str], Played] = field(default_factory=dict)
 
     def of(self, attack: Attack) -> list[Target]:
         """What an attack is to be tried on; a scheme of another package is tried as it is registered."""
@@ -145,9 +146,9 @@ class Targets:
 
     def played(self, target: Target, attack: Attack) -> Played:
         """The rounds, with those oracles that an attack needs."""
-        address = (target.label, target.network.__name__)
+        updates = updates_for(attack, target.network(), self.root)
+        address = (type(updates), target.label, target.network.__name__)
         if address not in self._played:
-            updates = Updates(target.network(), self.root)
             self._played[address] = updates, updates.under(target.defense())
         updates, history = self._played[address]
         if Need.INITIAL_MODEL in attack.needs:

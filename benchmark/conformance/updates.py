@@ -38,6 +38,12 @@ class Images:
     labels: Tensor
     auxiliary: Auxiliary
 
+    @property
+    def public_moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel of the public ones."""
+        pixels = self.auxiliary.pixels
+        return tuple(pixels.mean((0, 2, 3)).tolist()), tuple(pixels.std((0, 2, 3)).tolist())
+
 
 @dataclass(frozen=True)
 class Updates:
@@ -87,6 +93,16 @@ class Updates:
         return self.under(build_defense("plain"), self.other_images)
 
     @cached_property
+    def of_noise(self) -> list[Observation]:
+        """One observation a victim, of updates that have nothing to do with any image."""
+        return [with_noise(observation, index) for index, observation in enumerate(self.plain)]
+
+    @cached_property
+    def of_nothing(self) -> list[Observation]:
+        """One observation a victim, of updates that change nothing."""
+        return [with_update(observation, lambda tensor: torch.zeros_like(tensor)) for observation in self.plain]
+
+    @cached_property
     def leaky_twins(self) -> dict[str, list[Observation]]:
         """The same through the leaky twin of every registered defense that can be built here, by its name."""
         twins = {}
@@ -106,7 +122,7 @@ class Updates:
         opening = federation.start(weights_of(self.network.build()))
         step = self._step(images, index)
         record = federation.play(0, {CLIENTS[0]: step, CLIENTS[1]: lambda recovered: recovered})
-        public = images.auxiliary
+        mean, deviation = images.public_moments
         return Observation(
             round=0,
             transcript=Transcript([*opening, *record.transcript]),
@@ -115,9 +131,9 @@ class Updates:
             scheme=defense.scheme(),
             facts=TrainingFacts(RATE, batch_size=1, epochs=1, steps=1, sample_counts=federation.counts),
             network=self.network,
-            mean=tuple(public.pixels.mean((0, 2, 3)).tolist()),
-            deviation=tuple(public.pixels.std((0, 2, 3)).tolist()),
-            auxiliary=public,
+            mean=mean,
+            deviation=deviation,
+            auxiliary=images.auxiliary,
         )
 
     def _step(self, images: Images, index: int) -> Callable[[Weights], Weights]:

@@ -6,6 +6,7 @@ from benchmark.store.folder import Run, RunTables, correct_bits, read_manifest, 
 from benchmark.store.rows import (
     CELL_KEY,
     EVALUATOR_VERSION,
+    OF_UPDATES,
     ROUNDS_SO_FAR,
     SCORED,
     TRAINING_KEY,
@@ -23,6 +24,7 @@ from benchmark.store.rows import (
 __all__ = [
     "CELL_KEY",
     "EVALUATOR_VERSION",
+    "OF_UPDATES",
     "ROUNDS_SO_FAR",
     "SCORED",
     "TRAINING_KEY",

@@ -23,7 +23,10 @@ UNDEFENDED = "plain"
 
 Outcome = Literal["measured", "ciphertext", "not applicable", "not evaluated", "crashed"]
 Role = Literal["attack", "positive control"]
-VictimKind = Literal["real-round", "probe"]
+VictimKind = Literal["real-round", "probe", "keyed-image"]
+
+OF_UPDATES: tuple[VictimKind, ...] = ("real-round", "probe")
+"""The kinds of victim that are updates of a federation; a keyed image is none."""
 
 ROUNDS_SO_FAR = "rounds so far"
 """Ends the regime of a cell whose attack saw the observed rounds of all snapshots up to its own."""
@@ -99,7 +102,8 @@ class CellRow:
     snapshot: int
     """Rounds of training before the attacked message."""
     regime: str
-    """ "real-round", or the local training of a probe, e.g. "probe b1 s1 e1"; see also `ROUNDS_SO_FAR`."""
+    """ "real-round", the local training of a probe, e.g. "probe b1 s1 e1", or "keyed-image", with " 8-bit" where images
+    were pictures on their way; see also `ROUNDS_SO_FAR`."""
     victim_kind: VictimKind
     seed: int
     outcome: Outcome

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from defenses.base import Claim, Magnitudes
+from defenses.inference import Inference
 from defenses.keynet.pixel_claims import score_pixel_claims
 from defenses.keynet.pixel_form import PixelForm
 from defenses.keynet.pixel_keys import PixelKeyPolicy, PixelKeys, draw_pixel_keys, identity_pixel_keys
 from defenses.keynet.pixel_message import KeyedModel
 from defenses.keynet.pixel_transform import PIXEL_ERROR, PixelTransform
+from defenses.keynet.served import KeyedInference
 from defenses.registry import DEFENSES
 from defenses.stages import Admit, ClientCodec, Codec, KeyMaterial, KeysInForce, ServerCodec
 from federation.errors import MalformedMessage, UsageError
@@ -37,7 +39,8 @@ class KeyNetToeplitz(Codec):
     Every convolution and fully connected layer crosses the wire as a sparse matrix (CSR) whose rows and columns are
     keyed pixel by pixel; the server averages entries of equal places. The network is never run in keyed form here, so
     keys need not commute with its activations (`inference.py` runs it where they do). What stands in no matrix is keyed
-    as a vector of its own, with a permutation and gains of its own; counters are sent as they are.
+    as a vector of its own, with a permutation and gains of its own; counters are sent as they are. Images are encrypted
+    by keys of their owner's own, drawn by the same options (`served.py`).
 
     Attributes:
         gain_range: s; gains are log-uniform on [1/s, s]; 1 means permutations alone.
@@ -62,6 +65,11 @@ class KeyNetToeplitz(Codec):
     def policy(self) -> PixelKeyPolicy:
         """What is drawn for which space; raises UsageError for options out of range."""
         return PixelKeyPolicy(self.gain_range, self.alpha, self.outputs, self.largest_condition)
+
+    @property
+    def inference(self) -> Inference:
+        """On keyed images; without offsets."""
+        return KeyedInference(self.name, self.policy, self.publish_key)
 
     def check(self, network: Network) -> None:
         """Raise UsageError where the network's layers cannot be laid out as matrices, or an option is out of range."""

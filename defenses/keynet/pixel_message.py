@@ -16,7 +16,7 @@ from federation.errors import MalformedMessage
 from federation.messages import raw_tensors_from_bytes, tensors_from_bytes, tensors_to_bytes
 from federation.weights import Weights, counters
 
-_PARTS: Mapping[str, torch.dtype] = {"indptr": torch.int32, "indices": torch.int32, "data": torch.float32}
+MATRIX_PARTS: Mapping[str, torch.dtype] = {"indptr": torch.int32, "indices": torch.int32, "data": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,9 @@ class KeyedModel:
 
     def to_bytes(self) -> bytes:
         """The model as a message."""
-        parts = {
-            f"{name}.{part}": torch.from_numpy(getattr(matrix, part))
-            for name, matrix in self.matrices.items()
-            for part in _PARTS
-        }
+        parts: dict[str, Tensor] = {}
+        for name, matrix in self.matrices.items():
+            parts |= matrix_tensors(name, matrix)
         return tensors_to_bytes(
             parts | {name: torch.from_numpy(vector) for name, vector in self.vectors.items()} | dict(self.counters)
         )
@@ -57,7 +55,7 @@ class KeyedModel:
         """
         tensors = raw_tensors_from_bytes(payload, where)
         specs = counters(form.layout)
-        names = {f"{name}.{part}" for name in form.layers for part in _PARTS}
+        names = {f"{name}.{part}" for name in form.layers for part in MATRIX_PARTS}
         names |= {*form.vectors, *(spec.name for spec in specs)}
         if tensors.keys() != names:
             raise MalformedMessage(f"{where}: missing or unknown tensors {sorted(tensors.keys() ^ names)[:3]}")
@@ -65,15 +63,19 @@ class KeyedModel:
         vectors = {
             name: _vector(tensors, name, torch.float32, where, length=size) for name, size in form.vectors.items()
         }
-        matrices = {
-            name: _matrix(
-                {part: _vector(tensors, f"{name}.{part}", dtype, where) for part, dtype in _PARTS.items()},
-                step.layout.shape,
-                f"{where}: layer {name!r}",
-            )
-            for name, step in form.layers.items()
-        }
+        matrices = {name: read_matrix(tensors, name, step.layout.shape, where) for name, step in form.layers.items()}
         return cls(matrices, vectors, exact)
+
+
+def matrix_tensors(name: str, matrix: scipy.sparse.csr_array) -> dict[str, Tensor]:
+    """A matrix as tensors "NAME.indptr", "NAME.indices" (int32) and "NAME.data" (float32)."""
+    return {f"{name}.{part}": torch.from_numpy(getattr(matrix, part)).to(dtype) for part, dtype in MATRIX_PARTS.items()}
+
+
+def read_matrix(tensors: Weights, name: str, shape: tuple[int, int], where: str) -> scipy.sparse.csr_array:
+    """The matrix of this shape that `matrix_tensors` wrote; raises as `KeyedModel.from_bytes`."""
+    parts = {part: _vector(tensors, f"{name}.{part}", dtype, where) for part, dtype in MATRIX_PARTS.items()}
+    return _matrix(parts, shape, f"{where}: layer {name!r}")
 
 
 def _vector(tensors: Weights, name: str, dtype: torch.dtype, where: str, *, length: int | None = None) -> np.ndarray:

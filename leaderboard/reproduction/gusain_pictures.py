@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import get_args
 
 import pandas as pd
 
-from benchmark.store import VictimKind
+from benchmark.store import OF_UPDATES, VictimKind
 from benchmark.store.gusain import NetworkName, NetworkResult
 from leaderboard.figures.style import Picture, file_name
 from leaderboard.lines import Line
@@ -64,7 +63,7 @@ def reconstructions(found: Reproduction) -> Iterator[Picture]:
         run = found.runs.get(pair.network)
         if run is None:
             continue
-        for kind in get_args(VictimKind):
+        for kind in OF_UPDATES:
             rows = list(_rows(found, run, pair, kind))
             if rows:
                 yield _picture(found, run.result, pair, kind, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import seaborn as sns
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmark.store import VictimKind
+from benchmark.store import OF_UPDATES, VictimKind
 from leaderboard.figures.style import INK, QUIET, Picture, file_name, look, png
 from leaderboard.lines import Line, Summary
 from leaderboard.reproduction.gusain_runs import PAPERS_ATTACK, Pair, Reproduction, in_words, sentences
@@ -55,11 +55,10 @@ def recovery_by_round(found: Reproduction) -> Iterator[Picture]:
 
 
 def _by_round(found: Reproduction, pair: Pair) -> bytes:
-    kinds: tuple[VictimKind, ...] = get_args(VictimKind)
     with look():
         figure = Figure(figsize=(11, 6.4), layout="constrained")
-        grid = figure.subplots(2, len(kinds), sharex="col", sharey="row", squeeze=False)
-        for (above, below), kind in zip(grid.T, kinds, strict=True):
+        grid = figure.subplots(2, len(OF_UPDATES), sharex="col", sharey="row", squeeze=False)
+        for (above, below), kind in zip(grid.T, OF_UPDATES, strict=True):
             series = _series(found, pair, kind)
             rounds = sorted({number for item in series for number in item.lines})
             for index, item in enumerate(series):

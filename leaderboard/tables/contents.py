@@ -16,7 +16,7 @@ from leaderboard.tables.columns import ATTACKS, LEADERBOARD, TRAININGS
 from leaderboard.tables.model import Column, Reach, Table
 from leaderboard.trainings import TrainingSummary
 
-REAL_ROUND, PROBE = "messages of real rounds", "probe messages"
+REAL_ROUND, PROBE, KEYED_IMAGE = "messages of real rounds", "probe messages", "images sent to be classified"
 
 
 def leaderboard_tables(rankings: Sequence[Ranking], trainings: Sequence[TrainingSummary]) -> list[Table]:
@@ -63,7 +63,7 @@ EXEMPT = {
 
 def victims(kind: str) -> str:
     """The kind of victim in words."""
-    return REAL_ROUND if kind == "real-round" else PROBE
+    return {"real-round": REAL_ROUND, "keyed-image": KEYED_IMAGE}.get(kind, PROBE)
 
 
 def _entry_record(entry: Entry, costs: TrainingSummary | None, *, regime: bool) -> dict[str, Any]:

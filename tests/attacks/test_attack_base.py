@@ -65,7 +65,7 @@ def seen(logistic_client: Any, pictures: Tensor) -> Observation:
 
 
 def test_no_need_is_missing_where_everything_is_there(seen: Observation) -> None:
-    every = needing(*(set(Need) - {Need.SPARSE_LAYERS}))
+    every = needing(*(set(Need) - {Need.SPARSE_LAYERS, Need.KEYED_IMAGES}))
     everything = replace(seen, oracles={Oracle.INITIAL_MODEL: torch.zeros(1)})
     assert missing_need(every, everything) is None
     assert missing_need(Nobody(), seen) is None

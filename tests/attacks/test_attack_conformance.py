@@ -17,8 +17,9 @@ from attacks.cosine import Cosine
 from benchmark.audit.stand_in import smallest_stand_in
 from benchmark.conformance.attack_subject import AttackSubject
 from benchmark.conformance.attacks import CHECKS, check_attack
+from benchmark.conformance.images import ServedImages
 from benchmark.conformance.subject import ConformanceFailure
-from benchmark.conformance.targets import Targets
+from benchmark.conformance.targets import Targets, wide_network
 from benchmark.conformance.updates import Updates, small_network
 from federation.models import build_model
 from federation.network import Network
@@ -28,11 +29,12 @@ from federation.threat import Victim
 ROOT = SecretRoot(b"conformance tests of attacks...." * 2)
 BUDGET = Budget(evaluations=120)
 FEW = Budget(evaluations=40)
-UPDATES, TARGETS = Updates(small_network(), ROOT), Targets(ROOT)
+UPDATES, SERVED, TARGETS = Updates(small_network(), ROOT), ServedImages(wide_network(), ROOT), Targets(ROOT)
 
 
 def subject(attack: Attack, budget: Budget = BUDGET) -> AttackSubject:
-    return AttackSubject(attack, UPDATES, budget, TARGETS)
+    updates = SERVED if Need.KEYED_IMAGES in attack.needs else UPDATES
+    return AttackSubject(attack, updates, budget, TARGETS)
 
 
 # attacks that recover weights first are their inner attack where nothing is hidden; dlg is the quicker one here
