@@ -1,6 +1,6 @@
 """Attacks. Importing the package registers those that come with Keyhole."""
 
-from attacks import analytic, cosine, cosine_update, dlg, idlg
+from attacks import analytic, cosine, cosine_quantized, cosine_update, dlg, idlg
 from attacks.adaptive import (
     aggregate,
     collusion,
@@ -22,6 +22,7 @@ __all__ = [
     "analytic",
     "collusion",
     "cosine",
+    "cosine_quantized",
     "cosine_update",
     "difference",
     "dlg",
