@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,9 +14,10 @@ from attacks.cosine_update import CosineUpdate
 from attacks.engine.objectives import Objective
 from attacks.engine.quantiser import SPACING, RoundedCosine
 from attacks.engine.rounded_labels import labels_of_rounded
-from attacks.known_labels import KnownLabels, granted_labels, made_from
+from attacks.known_labels import KnownLabels, granted_labels, labels_in_updates, made_from
 from attacks.level_spacing import is_quantised, level_spacing
 from attacks.matching import Gradients
+from federation.errors import UsageError
 from federation.threat import Observation, Victim
 
 
@@ -39,6 +41,10 @@ class CosineQuantized(CosineUpdate):
     reference: ClassVar[str] = "Geiping et al., Inverting Gradients, NeurIPS 2020; weights by the rounding of QSGD"
     needs: ClassVar[frozenset[Need]] = CosineUpdate.needs | {Need.SCHEME, Need.TRANSCRIPT}
 
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < math.inf:
+            raise UsageError(f"attack {self.name!r}: tolerance is {self.tolerance}; it must be above 0")
+
     def objective(self) -> Objective:
         """The weighed cosine."""
         return RoundedCosine(self.tolerance)
@@ -60,10 +66,11 @@ class CosineQuantized(CosineUpdate):
         self, history: History, victims: Sequence[Victim], updates: Gradients, images: int
     ) -> KnownLabels | None:
         """Of single images whose updates are quantised, from all of the last layer; else as ever."""
-        single = all(made_from(history[victim.observation], victim) == images == 1 for victim in victims)
         granted = granted_labels(history, victims, images)
-        if granted is not None or not single or not is_quantised(history[victims[0].observation]):
-            return super().known_labels(history, victims, updates, images)
-        classes = history[victims[0].observation].network.class_count
-        labels = labels_of_rounded(updates, classes)
-        return None if labels is None else KnownLabels(F.one_hot(labels[:, None], classes).float(), ({},) * len(labels))
+        single = all(made_from(history[victim.observation], victim) == images == 1 for victim in victims)
+        if granted is None and single and is_quantised(history[victims[0].observation]):
+            classes = history[victims[0].observation].network.class_count
+            labels = labels_of_rounded(updates, classes)
+            if labels is not None:
+                return KnownLabels(F.one_hot(labels[:, None], classes).float(), ({},) * len(labels))
+        return granted or labels_in_updates(history, victims, updates, images)

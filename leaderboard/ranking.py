@@ -117,6 +117,8 @@ def _scored_notes(setting: Setting, scored: Sequence[Line], worst: Line) -> list
     notes = ["ciphertext: the prior guess is scored, by the earned shortcut"] if worst.by_shortcut else []
     if setting.exempt is not None:
         return notes
+    if worst.finding is Verdict.AT_THE_FLOOR and worst.details and not worst.by_shortcut:
+        notes.append(f"{worst.attack} says: {worst.details}")
     if worst.finding is not Verdict.LEAKS:
         notes += [f"leaks under {line.name}" for line in scored if line.finding is Verdict.LEAKS]
     for snapshot, regime in dict.fromkeys((line.snapshot, line.regime) for line in scored):

@@ -15,7 +15,7 @@ from torch import Tensor
 from attacks.adaptive.grid.gains import LayerKey
 from attacks.adaptive.grid.network import NetworkKey, template_of
 from attacks.adaptive.grid.template import ConvolutionTemplate, Floats, KeyNotFoundError
-from attacks.adaptive.keynet_grid import STAGE
+from attacks.adaptive.keynet_grid import STAGE, mixed_pixels
 from attacks.adaptive.keynet_image import RecoveredImages, recover_images
 from attacks.adaptive.upright import upright
 from attacks.base import ATTACKS, Attack, Budget, History, Need, Reconstruction, prior_guess
@@ -35,9 +35,13 @@ class KeyNetImage(Attack):
 
     name: ClassVar[str] = "keynet-image"
     reference: ClassVar[str] = "Byrne, DeCann and Bloom 2020"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYED_IMAGES, Need.AUXILIARY})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.KEYED_IMAGES, Need.AUXILIARY, Need.SCHEME})
     undoes: ClassVar[frozenset[str]] = frozenset({STAGE})
     made_for: ClassVar[frozenset[str]] = frozenset({STAGE})
+
+    def lacks(self, observation: Observation) -> str | None:
+        """See `mixed_pixels`."""
+        return mixed_pixels(observation)
 
     def reconstruct(
         self, history: History, victims: Sequence[Victim], *, generator: torch.Generator, budget: Budget
@@ -86,6 +90,8 @@ def _pixels(observation: Observation) -> Tensor:
     """[1, C, H, W] in [0, 1], of an image that is read in clear, with a homogeneous 1 behind it or not."""
     shape = observation.network.image_shape
     values = _view(observation).image[: int(np.prod(shape))].view(1, *shape)
+    if values.dtype == torch.uint8:  # a picture, whose contrast and brightness were not sent
+        return torch.from_numpy(_as_bright_as_public(values.numpy() / 255, observation)).float()
     return Normalisation(observation.mean, observation.deviation).invert(values)
 
 

@@ -46,6 +46,10 @@ class KeyNetGrid(WeightRecovery):
     undoes: ClassVar[frozenset[str]] = frozenset({STAGE})
     made_for: ClassVar[frozenset[str]] = frozenset({STAGE})
 
+    def lacks(self, observation: Observation) -> str | None:
+        """See `mixed_pixels`."""
+        return mixed_pixels(observation)
+
     def recover_hidden(self, observation: Observation, victim: Victim) -> Recovery:
         """The network's weights before and after the victim's training, in the attacker's frame."""
         view = observation.view
@@ -173,6 +177,13 @@ class InFrame(Recovery):
             (sum(values) / len(values),) * len(values) for values in (observation.mean, observation.deviation)
         )
         return replace(seen, mean=mean, deviation=deviation)
+
+
+def mixed_pixels(observation: Observation) -> str | None:
+    """What is wanting where the scheme says that keys mix pixels: entries stand everywhere then, and there is no grid."""
+    alpha = observation.scheme.get(STAGE, {}).get("alpha", 1)
+    hidden = STAGE in getattr(observation.view, "hidden_by", ())
+    return f"keys that mix no pixels (here alpha is {alpha})" if hidden and alpha != 1 else None
 
 
 def found_in(observation: Observation) -> tuple[Frames, str]:

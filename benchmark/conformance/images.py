@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from functools import cached_property
 
@@ -13,8 +12,7 @@ from benchmark.audit.chosen import CLIENTS
 from benchmark.conformance.updates import Images, Updates
 from defenses.base import Defense
 from defenses.inference import Inference
-from defenses.registry import DEFENSES, build_defense
-from federation.errors import MissingExtra
+from defenses.registry import build_defense
 from federation.messages import Transcript
 from federation.network import Network
 from federation.normalisation import Normalisation
@@ -26,24 +24,17 @@ IN_FORCE = "keynet-toeplitz"
 """The defense under which an attack meets what it must not open."""
 
 
-class ServedImages(Updates):
+class ImagesToClassify(Updates):
     """In place of an update of an image, the image itself, on its way to be classified by the network."""
 
-    @cached_property
-    def leaky_twins(self) -> dict[str, list[Observation]]:
-        """Through the leaky twin of every registered defense that can be built here and sends images, by its name."""
-        twins = {}
-        for name in DEFENSES.names():
-            with contextlib.suppress(MissingExtra):
-                twin = build_defense(name).leaky_twin()
-                if twin.inference is not None:
-                    twins[name] = self.under(twin)
-        return twins
+    def concerns(self, defense: Defense) -> bool:
+        """Whether it sends images."""
+        return defense.inference is not None
 
     @cached_property
     def of_noise(self) -> list[Observation]:
         """Images under one key beside a network under another."""
-        others = ServedImages(self.network, self.root.derive("somebody else")).under(build_defense(IN_FORCE))
+        others = ImagesToClassify(self.network, self.root.derive("somebody else")).under(build_defense(IN_FORCE))
         seen = zip(self.under(build_defense(IN_FORCE)), others, strict=True)
         return [replace(one, view=replace(_view(one), layers=_view(other).layers)) for one, other in seen]
 
@@ -87,7 +78,7 @@ class ServedImages(Updates):
 
 def updates_for(attack: Attack, network: Network, root: SecretRoot) -> Updates:
     """What an attack is tried on: updates, or images where it reads these."""
-    return (ServedImages if Need.KEYED_IMAGES in attack.needs else Updates)(network, root)
+    return (ImagesToClassify if Need.KEYED_IMAGES in attack.needs else Updates)(network, root)
 
 
 def _view(observation: Observation) -> KeyedImage:

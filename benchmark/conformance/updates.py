@@ -104,12 +104,18 @@ class Updates:
 
     @cached_property
     def leaky_twins(self) -> dict[str, list[Observation]]:
-        """The same through the leaky twin of every registered defense that can be built here, by its name."""
+        """The same through the leaky twin of every registered defense that can be built here and concerns it, by name."""
         twins = {}
         for name in DEFENSES.names():
             with contextlib.suppress(MissingExtra):
-                twins[name] = self.under(build_defense(name).leaky_twin())
+                twin = build_defense(name).leaky_twin()
+                if self.concerns(twin):
+                    twins[name] = self.under(twin)
         return twins
+
+    def concerns(self, defense: Defense) -> bool:
+        """Whether a defense sends what is tried here: any does."""
+        return True
 
     def under(self, defense: Defense, images: Images | None = None) -> list[Observation]:
         """One observation a victim, of its image or of those given, by the server and under a defense."""

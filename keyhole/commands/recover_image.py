@@ -16,7 +16,7 @@ import torch
 import typer
 
 from attacks.adaptive.grid.mixed import BlockOrder, block_entries
-from attacks.adaptive.grid.template import ConvolutionTemplate
+from attacks.adaptive.grid.template import ConvolutionTemplate, Integers
 from attacks.adaptive.keynet_image import RecoveredImages, recover_images
 from benchmark.metrics.image_files import read_image, write_image
 from benchmark.metrics.pixel import to_eight_bit
@@ -84,8 +84,11 @@ def recover_image(
         ),
     ] = None,
     block_order: Annotated[
-        BlockOrder, typer.Option(help="Blocks are tiles of the image, or runs of as many pixels along its lines.")
-    ] = "tiles",
+        BlockOrder | None,
+        typer.Option(
+            help="Blocks are tiles of the image, or runs of as many pixels along its lines.  [default: tiles]"
+        ),
+    ] = None,
     negative: Annotated[bool, typer.Option("--negative", help="Write the images' negatives.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines, for other programs.")] = False,
 ) -> None:
@@ -101,7 +104,7 @@ def recover_image(
     begun = time.perf_counter()
     template, matrix = _opened(layer, shape, outputs, kernel, stride, padding)
     keyed = _read_images(images)
-    blocks = None if block is None else block_entries(template.image_shape, _pair("--block", block), block_order)
+    blocks = _blocks(template, block, block_order)
     found = recover_images(matrix, keyed.values, template, grey_levels=keyed.grey_levels, blocks=blocks)
     if pose not in found.poses:
         raise UsageError(f"--pose {pose}: this layer leaves open poses {', '.join(map(str, found.poses))}")
@@ -116,6 +119,15 @@ def recover_image(
     for name, value in findings.items():
         typer.echo(f"{name.replace('_', ' ')}: {_words(value)}")
     typer.echo(f"{len(files)} image{'s' * (len(files) != 1)} in {shown(out)}")
+
+
+def _blocks(template: ConvolutionTemplate, block: str | None, order: BlockOrder | None) -> Integers | None:
+    """The entries of each block, or None where the key mixes none."""
+    if block is not None:
+        return block_entries(template.image_shape, _pair("--block", block), order or "tiles")
+    if order is not None:
+        raise UsageError(f"--block-order {order} needs --block")
+    return None
 
 
 def _opened(
@@ -200,20 +212,18 @@ def _check_numbers(path: Path, values: npt.NDArray[np.float64]) -> None:
         raise DataError(f"{path} holds {values.dtype} values; finite real numbers are due")
 
 
-def _numbers(option: str, text: str, example: str = "1x28x28") -> list[int]:
-    """Whole numbers with an x between them, as many as in the example."""
+def _numbers(option: str, text: str, counts: tuple[int, ...] = (3,), example: str = "1x28x28") -> list[int]:
+    """Whole numbers with an x between them, one of `counts` of them."""
     parts = text.lower().split("x")
-    if len(parts) != example.count("x") + 1 or not all(
-        part.isascii() and part.isdigit() and len(part) < 7 for part in parts
-    ):
+    if len(parts) not in counts or not all(part.isascii() and part.isdigit() and len(part) < 7 for part in parts):
         raise UsageError(f"{option} {text}: it is written like {example}")
     return list(map(int, parts))
 
 
 def _pair(option: str, text: str) -> tuple[int, int]:
     """Along height and width; one number stands for both."""
-    height, width = _numbers(option, text if "x" in text.lower() else f"{text}x{text}", "5x5")
-    return height, width
+    numbers = _numbers(option, text, (1, 2), "5x5 or 5")
+    return numbers[0], numbers[-1]
 
 
 def _findings(found: RecoveredImages) -> dict[str, float | bool | list[int]]:

@@ -17,7 +17,7 @@ from attacks.cosine import Cosine
 from benchmark.audit.stand_in import smallest_stand_in
 from benchmark.conformance.attack_subject import AttackSubject
 from benchmark.conformance.attacks import CHECKS, check_attack
-from benchmark.conformance.images import ServedImages
+from benchmark.conformance.images import ImagesToClassify
 from benchmark.conformance.subject import ConformanceFailure
 from benchmark.conformance.targets import Targets, wide_network
 from benchmark.conformance.updates import Updates, small_network
@@ -29,7 +29,7 @@ from federation.threat import Victim
 ROOT = SecretRoot(b"conformance tests of attacks...." * 2)
 BUDGET = Budget(evaluations=120)
 FEW = Budget(evaluations=40)
-UPDATES, SERVED, TARGETS = Updates(small_network(), ROOT), ServedImages(wide_network(), ROOT), Targets(ROOT)
+UPDATES, SERVED, TARGETS = Updates(small_network(), ROOT), ImagesToClassify(wide_network(), ROOT), Targets(ROOT)
 
 
 def subject(attack: Attack, budget: Budget = BUDGET) -> AttackSubject:

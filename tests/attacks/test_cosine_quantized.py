@@ -19,7 +19,7 @@ from benchmark.audit.chosen import CLIENTS
 from benchmark.conformance.attack_subject import EVERYONE, Attempt
 from benchmark.conformance.updates import RATE, Updates, small_network, with_noise, with_update
 from defenses.registry import build_defense
-from federation.errors import MalformedMessage
+from federation.errors import MalformedMessage, UsageError
 from federation.messages import Envelope, Transcript, tensors_to_bytes
 from federation.protocol import Phase
 from federation.qsgd import QsgdConfig, quantise
@@ -162,3 +162,9 @@ def test_an_upload_that_is_not_of_the_scheme_is_refused(content: dict[str, Tenso
 def test_labels_of_single_images_survive_one_level() -> None:
     found = found_by(CosineQuantized(), UPDATES.under(build_defense("l2", [{"qsgd": {"levels": 1, "norm": "l2"}}])), 1)
     assert [int(item.labels[0]) for item in found if item.labels is not None] == UPDATES.images.labels.tolist()
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_tolerance_that_is_none_is_refused(tolerance: float) -> None:
+    with pytest.raises(UsageError, match="must be above 0"):
+        CosineQuantized(tolerance=tolerance)

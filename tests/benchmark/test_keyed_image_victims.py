@@ -23,6 +23,8 @@ from federation.errors import DataError, UsageError
 from federation.messages import SERVER
 from federation.normalisation import Normalisation
 from federation.threat import KeyedImage, Nothing
+from leaderboard.lines import Verdict
+from leaderboard.ranking import rank_run
 
 COUNT = 3
 SOFT = {"name": "soft", "stages": [{"keynet-toeplitz": {"alpha": 2}}]}
@@ -206,11 +208,12 @@ def test_keyed_images_open_as_well_as_images_in_clear(served: Played, position: 
     assert found["largest error of log gains"] < 1e-5
 
 
-def test_soft_keys_leave_the_prior_guess_and_say_why(served: Played) -> None:
+def test_soft_keys_are_not_evaluated_and_have_no_rank(served: Played) -> None:
     cells = served.cells(defense="soft", attack="keynet-image", position="server")
-    assert set(cells.outcome) == {"measured"}
-    assert cells.detail.str.startswith("no key was found: ").all()
-    assert (served.images(cells).gain <= 0).all()
+    assert set(cells.outcome) == {"not applicable"}
+    assert set(cells.detail) == {"needs keys that mix no pixels (here alpha is 2)"}
+    entries = [entry for ranking in rank_run(served.tables) for entry in ranking.entries if entry.defense == "soft"]
+    assert {(entry.verdict, entry.rank) for entry in entries} == {(Verdict.NOT_EVALUATED, None)}
 
 
 def test_a_defense_without_encrypted_inference_is_a_row(served: Played) -> None:

@@ -149,7 +149,9 @@ def test_mixed_blocks_open_where_they_are_named(mixed: tuple[Path, Path], invoke
         (["--block", "4", "--block-order", "lines"], "do not stand where"),
         (["--block", "5"], "do not fill"),
         (["--block", "0"], "do not fill"),
-        (["--block", "4x"], "written like 5x5"),
+        (["--block", "4x"], "--block 4x: it is written like 5x5"),
+        (["--block", "abc"], "--block abc: it is written like 5x5"),
+        (["--block-order", "lines"], "--block-order lines needs --block"),
     ],
     ids=" ".join,
 )

@@ -175,6 +175,13 @@ def test_what_is_read_in_clear_is_returned() -> None:
         assert torch.equal(psnr(found, DIGITS.victims.images[:COUNT]), torch.full((COUNT,), 60.0, dtype=torch.float64))
 
 
+def test_a_picture_in_clear_is_returned_as_bright_as_public_ones() -> None:
+    twin = build_defense("keynet-toeplitz").leaky_twin().inference
+    assert twin is not None
+    found = opened(seen(LENET5, twin, eight_bit=True))
+    assert psnr(found, DIGITS.victims.images[:COUNT]).mean() > 30
+
+
 def dense() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 
