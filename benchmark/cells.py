@@ -13,11 +13,12 @@ from attacks.base import READS_UPDATES, Attack, missing_need
 from benchmark.artefacts import Plan, digest, source_digest
 from benchmark.attack_runs import AttackRun, run_attack, run_prior_guess
 from benchmark.controls import earned_shortcut_of
-from benchmark.experiment import AttackSpec, Regime
+from benchmark.experiment import AttackSpec
 from benchmark.key_scores import key_scores
 from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.observations import ObservedRounds
 from benchmark.recovered_weights import shares_recovered
+from benchmark.regimes import Regime
 from benchmark.scoring import perceptual_metrics, score_run
 from benchmark.store import EVALUATOR_VERSION, ROUNDS_SO_FAR, CellRow, ImageRow, Outcome, Role, VictimKind
 from benchmark.training_plan import TrainingPlan

@@ -11,8 +11,9 @@ import torch
 from attacks.base import Need
 from attacks.engine.chain import single_gradient
 from attacks.engine.objectives import cosine_distance
-from benchmark.experiment import Experiment, KeyedImageVictims, ProbeVictims
+from benchmark.experiment import Experiment
 from benchmark.harness import CellGroup, cell_groups, training_plans
+from benchmark.regimes import KeyedImageVictims, ProbeVictims
 from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace
 from defenses.base import Claim

@@ -12,10 +12,11 @@ from typing import Any, Protocol, TypeVar, get_args
 
 from benchmark.cells import Cell, CellResult, run_cell
 from benchmark.controls import CONTROL_ADVERSARY, control_adversary, with_undefended
-from benchmark.experiment import AttackSpec, Experiment, Regime
+from benchmark.experiment import AttackSpec, Experiment
 from benchmark.metrics.trunk import TrunkUnavailableError, load_trunk
 from benchmark.provenance import hardware, library_versions, source_revision
 from benchmark.references import Reference, run_reference
+from benchmark.regimes import Regime
 from benchmark.store import UNDEFENDED, CellRow, ImageRow, Manifest, Role, Run, TrainingRow
 from benchmark.training_plan import TrainingPlan
 from benchmark.trainings import run_training

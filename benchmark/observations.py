@@ -8,7 +8,7 @@ from typing import overload
 
 import torch
 
-from benchmark.experiment import KeyedImageVictims, ProbeVictims, Regime
+from benchmark.regimes import KeyedImageVictims, ProbeVictims, Regime
 from benchmark.served_images import ServedImages
 from benchmark.training_files import Truth, check_observed, load_weights
 from benchmark.training_plan import TrainingPlan, observed_rounds

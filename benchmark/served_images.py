@@ -14,7 +14,7 @@ from pathlib import Path
 import scipy.sparse
 from torch import Tensor
 
-from benchmark.experiment import KeyedImageVictims
+from benchmark.regimes import KeyedImageVictims
 from benchmark.training_files import Truth, check_observed, snapshot_name
 from benchmark.training_plan import TrainingPlan
 from defenses.inference import IMAGE_PHASE, NETWORK_PHASE, Inference

@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmark.artefacts import Plan, digest, source_digest
-from benchmark.experiment import (
-    Algorithm,
-    DefenseSpec,
-    FederationSpec,
-    KeyedImageVictims,
-    ProbeVictims,
-    Regime,
-    Victims,
-)
+from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec
+from benchmark.regimes import KeyedImageVictims, ProbeVictims, Regime, Victims
 from benchmark.training_files import snapshot_name
 from benchmark.victims import chosen_in_secret
 from benchmark.workspace import Workspace

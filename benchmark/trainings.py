@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.costs import Traffic, peak_memory, reset_peak_memory
-from benchmark.experiment import ProbeVictims
+from benchmark.regimes import ProbeVictims
 from benchmark.served_images import keep_keyed_images
 from benchmark.store import TrainingRow
 from benchmark.training_files import Truth, is_finished, load_row, save_row, snapshot_name

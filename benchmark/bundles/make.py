@@ -9,9 +9,10 @@ from pathlib import Path
 from attacks.base import Budget
 from benchmark.bundles.bundle import Bundle, BundleTruth, Split, VictimTruth
 from benchmark.bundles.files import save_bundle
-from benchmark.experiment import Experiment, KeyedImageVictims, Regime, validated
+from benchmark.experiment import Experiment, validated
 from benchmark.harness import training_plans
 from benchmark.observations import ObservedRounds
+from benchmark.regimes import KeyedImageVictims, Regime
 from benchmark.store import VictimKind, read_manifest
 from benchmark.training_files import is_finished
 from benchmark.training_plan import TrainingPlan

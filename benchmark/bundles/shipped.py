@@ -16,7 +16,8 @@ from typing import Any
 
 from attacks.base import Budget
 from benchmark.bundles.make import Wanted, write_bundle
-from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec, ProbeVictims, Victims
+from benchmark.experiment import Algorithm, DefenseSpec, FederationSpec
+from benchmark.regimes import ProbeVictims, Victims
 from benchmark.training_plan import TrainingPlan
 from benchmark.trainings import run_training
 from benchmark.workspace import Workspace

@@ -13,8 +13,9 @@ import torch
 from observed import observed
 
 from benchmark.bundles.make import Wanted, bundle_from_run
-from benchmark.experiment import Experiment, Victims
+from benchmark.experiment import Experiment
 from benchmark.harness import training_plans
+from benchmark.regimes import Victims
 from benchmark.store import RunTables
 from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace

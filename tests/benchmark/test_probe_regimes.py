@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmark.experiment import Experiment, ProbeVictims, Victims
+from benchmark.experiment import Experiment
 from benchmark.harness import training_plans
 from benchmark.observations import ObservedRounds
+from benchmark.regimes import ProbeVictims, Victims
 from benchmark.store import RunTables
 from benchmark.training_plan import TrainingPlan
 from benchmark.workspace import Workspace
