@@ -13,8 +13,7 @@ from attacks.adaptive.grid.mixed import block_entries
 from attacks.adaptive.grid.template import ConvolutionTemplate, Integers
 from attacks.adaptive.keynet_image import RecoveredImages, recover_images
 from benchmark.speed.attacks.figures import Figure
-from benchmark.speed.attacks.keynet_pixels import IMAGE_AIM, IMAGE_SECONDS, as_pictures, best_psnr, lenet5
-from benchmark.speed.measure import interleaved_medians
+from benchmark.speed.attacks.keynet_pixels import as_pictures, lenet5, opening_figures
 from defenses.keynet.inference_keys import draw_inference_keys
 from defenses.keynet.pixel_form import PixelForm
 from federation.secret_root import SecretRoot, SecretStream
@@ -87,24 +86,11 @@ def block_figures(images: Tensor, repeats: int) -> list[Figure]:
     def attack() -> RecoveredImages:
         return recover_images(layer, pictures, replace(template), grey_levels=True, blocks=key.blocks)
 
-    seconds = interleaved_medians({"images": attack}, repeats)["images"]
-    found = attack()
-    return [
-        Figure(
-            f"keynet-image, pixels mixed in {SIDE}x{SIDE} blocks, 8-bit: PSNR",
-            float(np.mean(best_psnr(found.images[:, 0], images[:, 0].numpy(), found.poses))),
-            "dB",
-            required=BLOCK_PSNR,
-            aim=BLOCK_PSNR_AIM,
-            detail=f"{len(images)} digits under one key; gains up to {LARGEST_GAIN:g}x, offsets of a grey scale",
-        ),
-        Figure(
-            f"keynet-image, pixels mixed in blocks: seconds for {len(images)} images",
-            seconds,
-            "s",
-            required=IMAGE_SECONDS,
-            aim=IMAGE_AIM,
-            lower_is_better=True,
-            detail=f"median of {repeats}",
-        ),
-    ]
+    return opening_figures(
+        f"keynet-image, pixels mixed in {SIDE}x{SIDE} blocks",
+        attack,
+        images,
+        repeats,
+        (BLOCK_PSNR, BLOCK_PSNR_AIM),
+        f"gains up to {LARGEST_GAIN:g}x, offsets of a grey scale",
+    )

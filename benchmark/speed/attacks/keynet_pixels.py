@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -137,19 +137,41 @@ def image_figures(images: Tensor, repeats: int) -> list[Figure]:
     def attack() -> RecoveredImages:
         return recover_images(layer, pictures, replace(template), grey_levels=True)
 
+    label = f"keynet-image, permutation and gains up to {LARGEST_GAIN:g}x"
+    return opening_figures(label, attack, images, repeats, (IMAGE_PSNR, IMAGE_PSNR_AIM), "")
+
+
+def opening_figures(
+    label: str,
+    attack: Callable[[], RecoveredImages],
+    images: Tensor,
+    repeats: int,
+    decibels: tuple[float, float],
+    key: str,
+) -> list[Figure]:
+    """How well and how fast 8-bit pictures of keyed images open.
+
+    Args:
+        label: of the case.
+        attack: opens them.
+        images: uint8 [N, 1, 28, 28], the truth.
+        repeats: how often it is timed.
+        decibels: required, and the aim.
+        key: what else is to be said of it.
+    """
     seconds = interleaved_medians({"images": attack}, repeats)["images"]
     found = attack()
     return [
         Figure(
-            f"keynet-image, permutation and gains up to {LARGEST_GAIN:g}x, 8-bit: PSNR",
+            f"{label}, 8-bit: PSNR",
             float(np.mean(best_psnr(found.images[:, 0], images[:, 0].numpy(), found.poses))),
             "dB",
-            required=IMAGE_PSNR,
-            aim=IMAGE_PSNR_AIM,
-            detail=f"{len(images)} digits under one key",
+            required=decibels[0],
+            aim=decibels[1],
+            detail="; ".join(filter(None, [f"{len(images)} digits under one key", key])),
         ),
         Figure(
-            f"keynet-image: seconds for {len(images)} images",
+            f"{label}: seconds for {len(images)} images",
             seconds,
             "s",
             required=IMAGE_SECONDS,

@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keyed_digits import CAP, SIDE, as_pictures, psnr
 
 from attacks.adaptive.grid.mixed import BlockOrder, block_entries, open_mixed
 from attacks.adaptive.grid.template import ConvolutionTemplate, KeyNotFoundError
@@ -20,7 +21,7 @@ from attacks.adaptive.keynet_image import recover_images
 from federation.datasets import load_dataset
 from federation.errors import UsageError
 
-SIDE, PIXELS, DIGITS, CAP = 28, 784, 3, 60.0
+DIGITS = 3
 LENET = ConvolutionTemplate.of((1, SIDE, SIDE), 6, (5, 5), padding=(2, 2))
 
 
@@ -123,25 +124,6 @@ class Scheme:
 
 def permutation(order: np.ndarray) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array((np.ones(len(order)), (np.arange(len(order)), order)))
-
-
-def as_pictures(values: np.ndarray) -> np.ndarray:
-    """Each stretched to the grey levels 0 to 255, and rounded."""
-    low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
-    return np.round((values - low) / (high - low) * 255)
-
-
-def psnr(guesses: np.ndarray, truths: np.ndarray) -> float:
-    """Mean in dB, in the best of the eight poses and with contrast and brightness fitted: what the layer leaves open."""
-    found = []
-    for guess, truth in zip(guesses.reshape(-1, SIDE, SIDE), truths, strict=True):
-        errors = []
-        for turned in (np.rot90(side, turns) for side in (guess, guess.T) for turns in range(4)):
-            design = np.stack([turned.ravel(), np.ones(PIXELS)], axis=1)
-            fitted = design @ np.linalg.lstsq(design, truth, rcond=None)[0]
-            errors.append(np.mean((np.clip(np.round(fitted), 0, 255) - truth) ** 2))
-        found.append(min(CAP, 10 * np.log10(255**2 / max(min(errors), 1e-9))))
-    return float(np.mean(found))
 
 
 def blocks_of(kind: Kind, shape: tuple[int, int, int] = (1, SIDE, SIDE)) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.sparse.linalg
+from keyed_digits import CAP, PIXELS, SIDE, as_pictures, psnr
 
 from attacks.adaptive.grid.template import ConvolutionTemplate, KeyNotFoundError
 from attacks.adaptive.keynet_image import RecoveredImages, recover_images
@@ -21,9 +22,8 @@ from federation.errors import UsageError
 from federation.secret_root import SecretRoot
 
 ROOT = SecretRoot(b"keys of images that fall ......." * 2)
-SIDE, PIXELS, DIGITS = 28, 784, 3
+DIGITS = 3
 LENET = ConvolutionTemplate.of((1, SIDE, SIDE), 6, (5, 5), padding=(2, 2))
-CAP = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -61,25 +61,6 @@ class Scheme:
 def homogeneous(matrix: scipy.sparse.csr_array, column: np.ndarray) -> scipy.sparse.csr_array:
     last = scipy.sparse.csr_array(np.ones((1, 1)))
     return scipy.sparse.csr_array(scipy.sparse.block_array([[matrix, column[:, None]], [None, last]]))
-
-
-def as_pictures(values: np.ndarray) -> np.ndarray:
-    """Each stretched to the grey levels 0 to 255, and rounded."""
-    low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
-    return np.round((values - low) / (high - low) * 255)
-
-
-def psnr(guesses: np.ndarray, truths: np.ndarray) -> float:
-    """Mean in dB, in the best of the eight poses and with contrast and brightness fitted: what the layer leaves open."""
-    found = []
-    for guess, truth in zip(guesses.reshape(-1, SIDE, SIDE), truths, strict=True):
-        errors = []
-        for turned in (np.rot90(side, turns) for side in (guess, guess.T) for turns in range(4)):
-            design = np.stack([turned.ravel(), np.ones(PIXELS)], axis=1)
-            fitted = design @ np.linalg.lstsq(design, truth, rcond=None)[0]
-            errors.append(np.mean((np.clip(np.round(fitted), 0, 255) - truth) ** 2))
-        found.append(min(CAP, 10 * np.log10(255**2 / max(min(errors), 1e-9))))
-    return float(np.mean(found))
 
 
 KEYS: dict[str, dict[str, float]] = {
