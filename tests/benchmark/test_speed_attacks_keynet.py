@@ -49,9 +49,9 @@ def test_every_figure_is_there_with_what_it_has_to_reach(measured: CaseResult) -
         "keynet-grid, LeNet-5 conv2: pixels placed rightly": ("%", 100, 100),
         "keynet-grid, LeNet-5 conv2: seconds a layer": ("s", 10, 1),
         "keynet-image, permutation and gains up to 101x, 8-bit: PSNR": ("dB", 38, 41),
-        "keynet-image: seconds for 2 images": ("s", 5, 1),
+        "keynet-image, permutation and gains up to 101x: seconds for 2 images": ("s", 5, 1),
         "keynet-image, pixels mixed in 4x4 blocks, 8-bit: PSNR": ("dB", 30, 35),
-        "keynet-image, pixels mixed in blocks: seconds for 2 images": ("s", 5, 1),
+        "keynet-image, pixels mixed in 4x4 blocks: seconds for 2 images": ("s", 5, 1),
         "4 leaks of mnist5k": ("dB", None, None),
     }
     found = {figure.name: (figure.unit, figure.required, figure.aim) for figure in measured.figures}
