@@ -78,6 +78,8 @@ class Victims(StrictModel):
     `probe` is one regime of probes, or a list of them, which labels tell apart. Each takes its images from the beginning
     of one secret order, so that regimes with as many images in all have the same.
 
+    `keyed_image` has images sent to be classified, which are no updates.
+
     `history` is what an attack sees besides its victims: "snapshot", the observed rounds of the same snapshot alone;
     "so-far", those of all snapshots up to it, each with images of its own.
     """

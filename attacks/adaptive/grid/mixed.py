@@ -69,8 +69,8 @@ def block_entries(image_shape: tuple[int, int, int], block: tuple[int, int], ord
     if order not in get_args(BlockOrder):
         raise UsageError(f"blocks are in {' or '.join(get_args(BlockOrder))}, not {order!r}")
     entries = np.arange(channels * height * width)
-    fits = height % down == width % right == 0 if min(block) > 0 and order == "tiles" else min(block) > 0
-    if not fits or len(entries) % (down * right):
+    whole = min(block) > 0 and len(entries) % (down * right) == 0
+    if not whole or (order == "tiles" and (height % down or width % right)):
         raise UsageError(
             f"blocks of {down}x{right} in {order} do not fill {channels} channels of {height}x{width} pixels"
         )

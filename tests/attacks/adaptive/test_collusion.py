@@ -51,6 +51,19 @@ def test_one_clients_key_opens_every_update(play: Callable[..., Any], victim: Vi
     assert found.findings["other parties"] == found.findings["other parties read"] == len(COUNTS) - 1
 
 
+@pytest.mark.parametrize("form", ["two-party", "six-party"])
+def test_prides_cloud_needs_no_client_and_reads_no_less_with_one(
+    play: Callable[..., Any], pride: Callable[..., Any], victim: Victim, form: str
+) -> None:
+    """Its cloud holds the private key; what is read are floats at the protocol's own precision."""
+    played = play(pride(form=form))
+    seen = together(played)
+    assert missing_need(Collusion(), seen) is None
+    found = found_in(seen, victim)
+    assert found.recovered_weights is not None
+    assert largest_difference(found.recovered_weights, played.trained[victim.sender]) < 2e-6
+
+
 def test_what_the_key_opened_is_inverted_with_local_steps_simulated(play: Callable[..., Any], victim: Victim) -> None:
     played = play("plain", counts=COUNTS)
     expected = found_in(played.in_clear(), victim, CosineUpdate())

@@ -84,7 +84,7 @@ def shares_right(likeness: np.ndarray, count: int) -> tuple[float, float]:
     return float(np.mean(poses)), float(np.mean(orders))
 
 
-def test_eight_digits_are_put_upright() -> None:
+def test_digits_are_put_upright() -> None:
     assert shares_right(likeness_of_versions("mnist5k"), 2)[0] > 0.88
     assert shares_right(likeness_of_versions("mnist5k"), 8)[0] > 0.99
 
